@@ -1,0 +1,52 @@
+//! Safe wrappers over the plugin API of Apache Traffic Server (ATS).
+//!
+//! What can be said in types is said there: whose memory a pointer is, what invalidates it, that a transaction is
+//! re-enabled exactly once. What cannot is in the documentation of each item, which names the `TS*` function that
+//! it mirrors. One subject a file:
+//!
+//! | module | subject |
+//! | --- | --- |
+//! | [`guard`](mod@guard) | the one door through which ATS calls us: no panic passes it |
+//! | [`txn`], [`messages`], [`hook`] | a transaction; its messages; the duty to re-enable it |
+//! | [`headers`], [`http`], [`url`] | header fields; request and status lines; URLs |
+//! | [`remap`] | what the `TSRemap*` entry points are given |
+//! | [`cont`], [`schedule`], [`event`], [`thread`] | continuations, timers, event numbers, threads |
+//! | [`log`](mod@log), [`stats`], [`mgmt`], [`alloc`] | diagnostics, counters, records, memory that ATS will free |
+//!
+//! **Threads.** ATS calls a plugin on its event threads, and a transaction keeps its thread. Everything here may be
+//! called on those threads alone, except what says otherwise; the transaction types are therefore not `Send`. The
+//! exceptions are [`hook::Reenable`], the logging functions and the `mgmt` reads.
+//!
+//! **Re-entrancy.** Re-enabling a transaction on its own thread runs the rest of it inside the caller's stack: later
+//! hooks, other plugins and the close. A handler therefore gets `&self`, and no lock, borrow or header slice may be
+//! alive at that point; [`hook::Hook::resume`] takes the hook by value so that the compiler refuses the latter.
+
+pub mod addr;
+pub mod alloc;
+pub mod cont;
+pub mod error;
+pub mod event;
+#[macro_use]
+pub mod guard;
+pub mod handle;
+pub mod headers;
+pub mod hook;
+pub mod http;
+pub mod log;
+pub mod messages;
+pub mod mgmt;
+pub mod raw_slice;
+pub mod remap;
+pub mod schedule;
+pub mod share;
+pub mod stats;
+pub mod thread;
+pub mod txn;
+pub mod url;
+
+pub use ats_sys as sys;
+pub use error::{Error, Result};
+
+// Links the TS* symbols that unit tests reach; outside of tests they exist only in traffic_server.
+#[cfg(test)]
+use fake_ats as _;

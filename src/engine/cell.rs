@@ -1,0 +1,159 @@
+//! What a stream's contexts and its host share: the place where the host waits between callbacks, and the
+//! effects that hostcalls asked for.
+//!
+//! **Invariant.** A hostcall never acts on the proxy: it records an [`Effects`] here, and the host applies it
+//! once the VM is left and its lock released, because resuming a transaction may run the proxy's state machine
+//! (next hooks and the close included) inside the call.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::host::{LocalResponse, StreamHost, Waker};
+
+/// What hostcalls asked for and nobody has applied yet.
+#[derive(Debug, Default)]
+pub(crate) struct Effects {
+    /// `proxy_continue_stream(HttpRequest)`, `proxy_continue_request`.
+    pub(crate) continue_request: bool,
+    /// `proxy_continue_stream(HttpResponse)`, `proxy_continue_response`.
+    pub(crate) continue_response: bool,
+    /// `proxy_close_stream` of either side.
+    pub(crate) close: bool,
+    /// `proxy_send_local_response`; the first one wins.
+    pub(crate) local_response: Option<Box<LocalResponse>>,
+    /// Whether any of the above is set.
+    pub(crate) any: bool,
+}
+
+/// Values kept by `set_property`, for later callbacks and filters of the same stream.
+pub(crate) type StreamProperties = Vec<(Box<[u8]>, Vec<u8>)>;
+
+struct Inner {
+    /// `None` while the host is lent to a VM, and after the stream has ended.
+    host: Option<Box<dyn StreamHost>>,
+    effects: Effects,
+    properties: StreamProperties,
+    /// A driver is waiting for effects: whoever records one must wake the host.
+    parked: bool,
+    waker: Option<Waker>,
+}
+
+/// The shared part of one stream. Cheap to clone as an `Arc`.
+pub struct StreamCell {
+    inner: Mutex<Inner>,
+}
+
+impl std::fmt::Debug for StreamCell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StreamCell").finish_non_exhaustive()
+    }
+}
+
+impl StreamCell {
+    pub(crate) fn new(host: Box<dyn StreamHost>) -> Arc<Self> {
+        Arc::new(StreamCell {
+            inner: Mutex::new(Inner {
+                host: Some(host),
+                effects: Effects::default(),
+                properties: Vec::new(),
+                parked: false,
+                waker: None,
+            }),
+        })
+    }
+
+    /// Lends the host to a VM. `None` if it is lent already or the stream has ended.
+    pub(crate) fn take_host(&self) -> Option<Box<dyn StreamHost>> {
+        self.inner.lock().host.take()
+    }
+
+    /// Takes the host back from a VM and reports whether effects wait.
+    pub(crate) fn put_host(&self, host: Option<Box<dyn StreamHost>>) -> bool {
+        let mut inner = self.inner.lock();
+        if host.is_some() {
+            inner.host = host;
+        }
+        inner.effects.any
+    }
+
+    /// Records an effect. True if a driver waits for it, so that the caller must see to [`StreamCell::wake`].
+    pub(crate) fn record(&self, change: impl FnOnce(&mut Effects)) -> bool {
+        let mut inner = self.inner.lock();
+        change(&mut inner.effects);
+        inner.effects.any = true;
+        inner.parked
+    }
+
+    /// The effects so far, leaving none.
+    pub(crate) fn take_effects(&self) -> Effects {
+        std::mem::take(&mut self.inner.lock().effects)
+    }
+
+    /// Declares that the driver waits (or no longer waits) for effects.
+    pub(crate) fn set_parked(&self, parked: bool) {
+        self.inner.lock().parked = parked;
+    }
+
+    /// Asks the host to drive the stream, if it waits.
+    pub(crate) fn wake(&self) {
+        let mut inner = self.inner.lock();
+        if inner.parked
+            && let Some(wake) = inner.waker.as_mut()
+        {
+            wake();
+        }
+    }
+
+    /// Whom to call when effects come for a parked stream; at once if they are there already.
+    pub(crate) fn set_waker(&self, mut waker: Waker) {
+        let mut inner = self.inner.lock();
+        if inner.parked && inner.effects.any {
+            waker();
+        }
+        inner.waker = Some(waker);
+    }
+
+    /// Runs `f` on the host, unless it is lent to a VM or gone.
+    pub fn with_host<R>(&self, f: impl FnOnce(&mut dyn StreamHost) -> R) -> Option<R> {
+        match self.inner.lock().host.as_mut() {
+            Some(host) => Some(f(host.as_mut())),
+            None => None,
+        }
+    }
+
+    /// Appends the value kept for `path` to `out`; false if there is none.
+    pub(crate) fn property(&self, path: &[u8], out: &mut Vec<u8>) -> bool {
+        let inner = self.inner.lock();
+        match inner.properties.iter().find(|(key, _)| **key == *path) {
+            Some((_, value)) => {
+                out.extend_from_slice(value);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Keeps a value for later callbacks and filters. False if the stream keeps too many bytes already.
+    pub(crate) fn set_property(&self, path: &[u8], value: &[u8]) -> bool {
+        /// What one stream may keep in all, keys included: a guest must not grow the host without bound.
+        const LIMIT: usize = 1 << 20;
+        let mut inner = self.inner.lock();
+        inner.properties.retain(|(key, _)| **key != *path);
+        let used: usize = inner.properties.iter().map(|(key, value)| key.len() + value.len()).sum();
+        if used + path.len() + value.len() > LIMIT {
+            return false;
+        }
+        inner.properties.push((path.into(), value.to_vec()));
+        true
+    }
+
+    /// Ends the stream: the host is dropped, later effects fall into the void.
+    pub(crate) fn close(&self) {
+        let mut inner = self.inner.lock();
+        inner.parked = false;
+        let (host, waker) = (inner.host.take(), inner.waker.take());
+        drop(inner);
+        drop((host, waker));
+    }
+}

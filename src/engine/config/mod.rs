@@ -1,0 +1,268 @@
+//! Filter files: YAML in, [`FilterSpec`]s out.
+//!
+//! Every mistake is an error with file, line and column and a word on what was expected. serde_yaml is used here
+//! and nowhere else, since it is no longer developed.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::chain::FailurePolicy;
+use crate::limits::Limits;
+
+/// A configuration file larger than this is surely another file.
+const MAX_FILE: u64 = 16 << 20;
+
+/// A mistake in a configuration file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The file.
+    pub file: PathBuf,
+    /// Line and column, counted from one, where known.
+    pub at: Option<(usize, usize)>,
+    /// What is wrong and what was expected.
+    pub message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some((line, column)) = self.at {
+            write!(f, ":{line}:{column}")?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// One filter, as its file says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilterSpec {
+    /// The name in logs and metrics, and the property `plugin_name`.
+    pub name: String,
+    /// The module's path, resolved.
+    pub module: PathBuf,
+    /// `plugin_root_id`: which root context of the module this is.
+    pub root_id: String,
+    /// What `proxy_on_configure` reads.
+    pub configuration: Arc<[u8]>,
+    /// The namespace of shared data and queues, and part of the VM key.
+    pub vm_id: String,
+    /// What `proxy_on_vm_start` reads.
+    pub vm_configuration: Arc<[u8]>,
+    /// The guest's environment variables.
+    pub environment: Vec<(String, String)>,
+    /// What becomes of a transaction when the filter fails.
+    pub failure_policy: FailurePolicy,
+    /// Ceilings.
+    pub limits: Limits,
+    /// The file that the filter comes from, for messages.
+    pub source: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFile {
+    filters: Vec<RawFilter>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFilter {
+    name: String,
+    module: PathBuf,
+    #[serde(default)]
+    root_id: String,
+    #[serde(default)]
+    configuration: serde_yaml::Value,
+    #[serde(default)]
+    vm_id: String,
+    #[serde(default)]
+    vm_configuration: serde_yaml::Value,
+    #[serde(default)]
+    environment: std::collections::BTreeMap<String, String>,
+    #[serde(default)]
+    failure_policy: RawPolicy,
+    #[serde(default)]
+    limits: RawLimits,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+enum RawPolicy {
+    #[default]
+    Closed,
+    Open,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawLimits {
+    memory_mib: Option<u16>,
+    callback_ms: Option<u32>,
+    configure_ms: Option<u32>,
+    pause_ms: Option<u32>,
+}
+
+/// Reads one filter file.
+///
+/// Module paths are relative to the file that names them.
+///
+/// # Errors
+/// The first mistake, with its place.
+pub fn load(file: &Path) -> Result<Vec<FilterSpec>, ConfigError> {
+    let fail = |message: String| ConfigError { file: file.to_owned(), at: None, message };
+    let metadata = std::fs::metadata(file).map_err(|error| fail(format!("cannot be read: {error}")))?;
+    if metadata.len() > MAX_FILE {
+        return Err(fail(format!("has {} bytes; a filter file has no more than {MAX_FILE}", metadata.len())));
+    }
+    let text = std::fs::read_to_string(file).map_err(|error| fail(format!("cannot be read: {error}")))?;
+    parse(file, &text)
+}
+
+/// [`load`], from text that is there already. `file` is for messages and for relative paths.
+///
+/// # Errors
+/// As there.
+pub fn parse(file: &Path, text: &str) -> Result<Vec<FilterSpec>, ConfigError> {
+    let fail = |message: String| ConfigError { file: file.to_owned(), at: None, message };
+    let raw: RawFile = serde_yaml::from_str(text).map_err(|error| yaml_error(file, &error))?;
+    if raw.filters.is_empty() {
+        return Err(fail("the list 'filters' is empty: name at least one filter, or drop the file from the rule".into()));
+    }
+    let home = file.parent().unwrap_or(Path::new("."));
+    let mut specs = Vec::with_capacity(raw.filters.len());
+    for (index, filter) in raw.filters.into_iter().enumerate() {
+        specs.push(filter.resolve(file, home).map_err(|message| fail(format!("filters[{index}]: {message}")))?);
+    }
+    Ok(specs)
+}
+
+impl RawFilter {
+    fn resolve(self, file: &Path, home: &Path) -> Result<FilterSpec, String> {
+        if self.name.is_empty() || self.name.chars().any(char::is_control) {
+            return Err("'name' must be printable text, since log lines and metrics carry it".to_owned());
+        }
+        for (variable, value) in &self.environment {
+            if variable.is_empty() || variable.contains(['=', '\0']) || value.contains('\0') {
+                return Err(format!("environment variable '{variable}': a name has no '=', and neither part a NUL"));
+            }
+        }
+        let mut limits = Limits::default();
+        if let Some(mib) = self.limits.memory_mib {
+            if !(1..=4096).contains(&mib) {
+                return Err(format!("limits.memory_mib: {mib} is not within 1 to 4096"));
+            }
+            limits.memory_bytes = usize::from(mib) << 20;
+        }
+        for (name, value, limit) in [
+            ("callback_ms", self.limits.callback_ms, &mut limits.callback),
+            ("configure_ms", self.limits.configure_ms, &mut limits.configure),
+            ("pause_ms", self.limits.pause_ms, &mut limits.pause),
+        ] {
+            if let Some(milliseconds) = value {
+                if milliseconds == 0 {
+                    return Err(format!("limits.{name}: must be at least 1"));
+                }
+                *limit = Duration::from_millis(u64::from(milliseconds));
+            }
+        }
+        Ok(FilterSpec {
+            configuration: bytes(&self.configuration).map_err(|error| format!("configuration: {error}"))?,
+            vm_configuration: bytes(&self.vm_configuration).map_err(|error| format!("vm_configuration: {error}"))?,
+            name: self.name,
+            module: home.join(self.module),
+            root_id: self.root_id,
+            vm_id: self.vm_id,
+            environment: self.environment.into_iter().collect(),
+            failure_policy: match self.failure_policy {
+                RawPolicy::Closed => FailurePolicy::Closed,
+                RawPolicy::Open => FailurePolicy::Open,
+            },
+            limits,
+            source: file.display().to_string(),
+        })
+    }
+}
+
+/// A configuration as the guest reads it: a string as it is, nothing as nothing, anything else as JSON.
+fn bytes(value: &serde_yaml::Value) -> Result<Arc<[u8]>, String> {
+    match value {
+        serde_yaml::Value::Null => Ok(Arc::from([])),
+        serde_yaml::Value::String(text) => Ok(Arc::from(text.as_bytes())),
+        value => serde_json::to_vec(value)
+            .map(Arc::from)
+            .map_err(|error| format!("has no JSON form ({error}); write it as a string")),
+    }
+}
+
+/// serde_yaml's error with its place where places belong.
+fn yaml_error(file: &Path, error: &serde_yaml::Error) -> ConfigError {
+    let at = error.location().map(|place| (place.line(), place.column()));
+    let mut message = error.to_string();
+    if let Some(cut) = message.rfind(" at line ").filter(|_| at.is_some()) {
+        message.truncate(cut);
+    }
+    ConfigError { file: file.to_owned(), at, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_text(text: &str) -> Result<Vec<FilterSpec>, String> {
+        parse(Path::new("/etc/f/shop.yaml"), text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_filter_file_in_full() {
+        let specs = parse_text(
+            "filters:\n  - name: a\n    module: m/a.wasm\n    root_id: r\n    configuration: {b: [1, true]}\n    \
+             vm_id: v\n    vm_configuration: text\n    environment: {K: V}\n    failure_policy: open\n    \
+             limits: {memory_mib: 8, callback_ms: 5}\n  - name: b\n    module: /abs/b.wasm\n",
+        )
+        .unwrap();
+        assert_eq!(specs[0].module, Path::new("/etc/f/m/a.wasm"));
+        assert_eq!(&*specs[0].configuration, br#"{"b":[1,true]}"#);
+        assert_eq!(&*specs[0].vm_configuration, b"text");
+        assert_eq!(specs[0].failure_policy, FailurePolicy::Open);
+        assert_eq!(specs[0].limits.memory_bytes, 8 << 20);
+        assert_eq!(specs[0].environment, [("K".to_owned(), "V".to_owned())]);
+        assert_eq!(specs[1].module, Path::new("/abs/b.wasm"));
+        assert_eq!(specs[1].failure_policy, FailurePolicy::Closed);
+        assert!(specs[1].configuration.is_empty());
+    }
+
+    #[test]
+    fn mistakes_say_where_and_what() {
+        let cases = [
+            (
+                "filters:\n  - name: a\n    modul: a.wasm\n",
+                "/etc/f/shop.yaml:3:5: filters[0]: unknown field `modul`, expected one of `name`, `module`",
+            ),
+            ("filters:\n  - name: a\n", "/etc/f/shop.yaml:2:5: filters[0]: missing field `module`"),
+            ("filters:\n  - name: [1]\n    module: a\n", "/etc/f/shop.yaml:2:11: filters[0].name: invalid type: sequence"),
+            ("filter: []\n", "/etc/f/shop.yaml:1:1: unknown field `filter`, expected `filters`"),
+            ("filters: 3\n", "/etc/f/shop.yaml:1:10: filters: invalid type: integer `3`, expected a sequence"),
+            ("filters: []\n", "/etc/f/shop.yaml: the list 'filters' is empty"),
+            ("filters:\n\t- a\n", "/etc/f/shop.yaml:2:1: found character that cannot start any token"),
+            (
+                "filters:\n  - {name: a, module: b, failure_policy: half}\n",
+                "/etc/f/shop.yaml:2:44: filters[0].failure_policy: unknown variant `half`, expected `closed` or `open`",
+            ),
+            (
+                "filters:\n  - {name: a, module: b, limits: {callback_ms: 0}}\n",
+                "/etc/f/shop.yaml: filters[0]: limits.callback_ms: must be at least 1",
+            ),
+            ("", "/etc/f/shop.yaml"),
+        ];
+        for (text, expected) in cases {
+            let message = parse_text(text).unwrap_err();
+            assert!(message.starts_with(expected), "for {text:?}\n  got {message}\n  not {expected}");
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What can go wrong, in one enumeration, and how each of it looks to a guest.
+
+use crate::abi::{Callback, Status};
+
+/// Why a hostcall, a callback or a load failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No such header, property, buffer, queue, …
+    #[error("not found")]
+    NotFound,
+    /// An argument that the ABI does not allow; the text says which.
+    #[error("bad argument: {0}")]
+    BadArgument(&'static str),
+    /// A pointer or a size outside the guest's memory.
+    #[error("the guest named memory outside its own: address {address:#x}, {size} bytes")]
+    Memory {
+        /// Where the range begins.
+        address: u32,
+        /// How long it is.
+        size: u32,
+    },
+    /// Malformed serialised map.
+    #[error("malformed map: {0}")]
+    Pairs(&'static str),
+    /// Something exceeds what its encoding or the configuration permits.
+    #[error("{0} is too large")]
+    TooLarge(&'static str),
+    /// This host does not offer the call.
+    #[error("this host does not offer the call")]
+    Unsupported,
+    /// Compare-and-swap lost.
+    #[error("compare-and-swap mismatch")]
+    CasMismatch,
+    /// A queue is empty.
+    #[error("empty")]
+    Empty,
+    /// The guest's allocator answered zero.
+    #[error("the guest's allocator refused {0} bytes")]
+    GuestAllocation(u32),
+    /// The call is not allowed from where it was made, and going on would corrupt the guest.
+    #[error("{0} may not be called from here")]
+    Forbidden(&'static str),
+    /// The guest trapped, ran out of time or was ended; poisons its VM.
+    #[error("{} in {}", .0.reason, .0.callback.as_str())]
+    Trap(Box<Trap>),
+    /// The guest trapped inside a call that a hostcall made into it.
+    #[error(transparent)]
+    Wasm(wasmtime::Error),
+    /// A module cannot be used.
+    #[error("{0}")]
+    Module(String),
+    /// A filter refused its configuration, or could not be started.
+    #[error("{0}")]
+    Start(String),
+    /// A configuration file is wrong.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+}
+
+/// A guest's end.
+#[derive(Debug)]
+pub struct Trap {
+    /// What the guest was doing.
+    pub callback: Callback,
+    /// What ended it, in a class that metrics can count.
+    pub kind: TrapKind,
+    /// The class and the detail, for people; one line.
+    pub reason: String,
+    /// Guest frames, innermost first, one line each.
+    pub backtrace: Vec<String>,
+}
+
+/// Classes of [`Trap`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TrapKind {
+    /// `unreachable`, out-of-bounds access, division by zero, …
+    Guest,
+    /// The deadline of the callback passed.
+    Deadline,
+    /// The stack is used up.
+    StackOverflow,
+    /// The guest called `proc_exit`.
+    Exit,
+    /// The host panicked inside a hostcall: our bug, kept away from the server.
+    HostPanic,
+    /// A hostcall that cannot be answered with a status.
+    Hostcall,
+}
+
+impl TrapKind {
+    /// The class as it stands in log lines and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            TrapKind::Guest => "trap",
+            TrapKind::Deadline => "deadline",
+            TrapKind::StackOverflow => "stack_overflow",
+            TrapKind::Exit => "exit",
+            TrapKind::HostPanic => "host_panic",
+            TrapKind::Hostcall => "hostcall",
+        }
+    }
+}
+
+impl Error {
+    /// The status that a guest gets; `None` means that no status serves and the guest must trap.
+    ///
+    /// Exhaustive on purpose: a new error does not compile until somebody has decided. Statuses that the SDKs
+    /// do not know (6, 11, 12) are never sent, see [`Status::is_known_to_sdks`]: a bad pointer answers
+    /// `BadArgument` and an absent feature `InternalFailure`, both of which every SDK can name.
+    #[must_use]
+    pub fn to_status(&self) -> Option<Status> {
+        match self {
+            Error::NotFound => Some(Status::NotFound),
+            Error::BadArgument(_) | Error::Memory { .. } | Error::TooLarge(_) => Some(Status::BadArgument),
+            Error::Pairs(_) => Some(Status::SerializationFailure),
+            Error::Unsupported => Some(Status::InternalFailure),
+            Error::CasMismatch => Some(Status::CasMismatch),
+            Error::Empty => Some(Status::Empty),
+            Error::GuestAllocation(_)
+            | Error::Forbidden(_)
+            | Error::Trap(_)
+            | Error::Wasm(_)
+            | Error::Module(_)
+            | Error::Start(_)
+            | Error::Config(_) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_stay_within_what_sdks_know() {
+        let errors = [
+            Error::NotFound,
+            Error::BadArgument("x"),
+            Error::Memory { address: 1, size: 2 },
+            Error::Pairs("x"),
+            Error::TooLarge("x"),
+            Error::Unsupported,
+            Error::CasMismatch,
+            Error::Empty,
+        ];
+        for error in errors {
+            assert!(error.to_status().unwrap().is_known_to_sdks(), "{error}");
+        }
+        assert_eq!(Error::GuestAllocation(1).to_status(), None);
+    }
+}

@@ -1,0 +1,32 @@
+//! Contexts and timers.
+
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+use crate::memory::Guest;
+
+pub(super) fn done(guest: &mut Guest<'_>) -> Result<(), Error> {
+    let state = guest.data_mut();
+    let id = state.effective_context;
+    match state.contexts.get_mut(&id) {
+        Some(crate::state::Context::Root(root)) if root.pending_done => {
+            root.pending_done = false;
+            state.roots_done.push(id);
+            Ok(())
+        }
+        _ => Err(Error::NotFound),
+    }
+}
+
+pub(super) fn set_effective_context(guest: &mut Guest<'_>, id: i32) -> Result<(), Error> {
+    guest.data_mut().set_effective_context(id.cast_unsigned())
+}
+
+pub(super) fn set_tick_period_milliseconds(guest: &mut Guest<'_>, period: i32) -> Result<(), Error> {
+    let state = guest.data_mut();
+    let root = state.root_mut().ok_or(Error::BadArgument("no plugin context"))?;
+    root.tick_period = Duration::from_millis(u64::from(period.cast_unsigned()));
+    root.tick_due = (!root.tick_period.is_zero()).then(|| Instant::now() + root.tick_period);
+    state.timers_changed = true;
+    Ok(())
+}

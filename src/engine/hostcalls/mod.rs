@@ -1,0 +1,348 @@
+//! The hostcall table: every function of ABI 0.1.0, 0.2.0 and 0.2.1, declared once.
+//!
+//! A line of the table gives the name, the parameters, the versions that have the call, where it may be called
+//! and the handler. From it come the linker's entries, [`HOSTCALLS`] (for `wasm-remap inspect` and the
+//! documentation) and the completeness test. One file holds one family of handlers.
+//!
+//! Handlers answer `Result<(), Error>`; [`Error::to_status`] turns that into the status that the guest gets, or
+//! into a trap where no status serves.
+
+mod buffers;
+mod context;
+mod headers;
+mod local_response;
+mod logging;
+mod metrics;
+mod properties;
+mod shared;
+mod streams;
+
+pub use logging::GUEST_TARGET;
+pub(crate) use logging::write_line;
+use wasmtime::Linker;
+
+use crate::abi::AbiVersion;
+use crate::error::Error;
+use crate::memory::Guest;
+use crate::state::VmState;
+
+/// A Wasm type of a parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParamType {
+    /// 32 bits.
+    I32,
+    /// 64 bits.
+    I64,
+}
+
+/// How far a call is implemented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Support {
+    /// It does what the specification says.
+    Full,
+    /// It links and always answers with this status, which SDKs take for an ordinary refusal.
+    Refused(crate::abi::Status),
+}
+
+/// One hostcall, as a row of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Hostcall {
+    /// The import's name; its module is `env`.
+    pub name: &'static str,
+    /// What it does, in one line.
+    pub doc: &'static str,
+    /// Parameters, in order. The result is always one `i32`, the status.
+    pub params: &'static [(&'static str, ParamType)],
+    /// The ABI versions whose specification has it. Linked for all of them, since modules mix.
+    pub versions: &'static [AbiVersion],
+    /// How far it is implemented.
+    pub support: Support,
+    /// May be called while the guest's allocator or its start function runs.
+    pub anywhere: bool,
+}
+
+const ALL: &[AbiVersion] = AbiVersion::ALL;
+const V0_1_0: &[AbiVersion] = &[AbiVersion::V0_1_0];
+const SINCE_0_2_0: &[AbiVersion] = &[AbiVersion::V0_2_0, AbiVersion::V0_2_1];
+const SINCE_0_2_1: &[AbiVersion] = &[AbiVersion::V0_2_1];
+
+macro_rules! param_type {
+    (i32) => {
+        ParamType::I32
+    };
+    (i64) => {
+        ParamType::I64
+    };
+}
+
+/// What the table says of a handler.
+macro_rules! support {
+    (refused $status:ident) => {
+        Support::Refused(crate::abi::Status::$status)
+    };
+    ($family:ident $function:ident) => {
+        Support::Full
+    };
+}
+
+macro_rules! hostcalls {
+    ($(
+        $(#[doc = $doc:literal])+
+        fn $name:ident ( $($arg:ident : $ty:ident),* $(,)? ) in $versions:ident $(, $anywhere:ident)? => $($handler:tt)::+ $(($status:ident))? ;
+    )+) => {
+        /// Every hostcall, in the order of the specification.
+        pub const HOSTCALLS: &[Hostcall] = &[$(
+            Hostcall {
+                name: stringify!($name),
+                doc: concat!($($doc),+).trim_ascii(),
+                params: &[$((stringify!($arg), param_type!($ty))),*],
+                versions: $versions,
+                support: support!($($handler)+ $($status)?),
+                anywhere: false $(|| hostcalls!(@anywhere $anywhere))?,
+            },
+        )+];
+
+        /// Makes every hostcall known to `linker`, under the module `env`.
+        pub(crate) fn link(linker: &mut Linker<VmState>) -> wasmtime::Result<()> {
+            $(
+                linker.func_wrap("env", stringify!($name),
+                    |mut guest: Guest<'_>, $($arg: $ty),*| -> wasmtime::Result<i32> {
+                        const ANYWHERE: bool = false $(|| hostcalls!(@anywhere $anywhere))?;
+                        if !ANYWHERE && guest.data().alloc.is_none() {
+                            return fail(Error::Forbidden(stringify!($name)));
+                        }
+                        hostcalls!(@call guest ($($arg),*) $($handler)::+ $(($status))?)
+                    })?;
+            )+
+            Ok(())
+        }
+    };
+    (@anywhere anywhere) => { true };
+    (@call $guest:ident ($($arg:ident),*) refused ($status:ident)) => {{
+        let _ = (&mut $guest, $($arg),*);
+        Ok(crate::abi::Status::$status as i32)
+    }};
+    (@call $guest:ident ($($arg:ident),*) $family:ident :: $function:ident) => {
+        complete($family::$function(&mut $guest $(, $arg)*))
+    };
+}
+
+hostcalls! {
+    /// Ends a plugin context whose `proxy_on_done` answered false.
+    fn proxy_done() in ALL => context::done;
+    /// Makes another context the one that calls act on.
+    fn proxy_set_effective_context(context_id: i32) in ALL => context::set_effective_context;
+
+    /// Writes a line to the log.
+    fn proxy_log(level: i32, message_data: i32, message_size: i32) in ALL, anywhere => logging::log;
+    /// The level below which lines are dropped.
+    fn proxy_get_log_level(return_level: i32) in SINCE_0_2_1, anywhere => logging::get_log_level;
+    /// Nanoseconds since 1970.
+    fn proxy_get_current_time_nanoseconds(return_time: i32) in ALL, anywhere => logging::get_current_time_nanoseconds;
+    /// Sets the period of `proxy_on_tick` of this plugin context; zero ends it.
+    fn proxy_set_tick_period_milliseconds(period: i32) in ALL => context::set_tick_period_milliseconds;
+
+    /// The configuration of the plugin, or of the VM during `proxy_on_vm_start`.
+    fn proxy_get_configuration(return_data: i32, return_size: i32) in V0_1_0 => buffers::get_configuration;
+    /// Inserts into, appends to or replaces (parts of) a buffer.
+    fn proxy_set_buffer_bytes(buffer_id: i32, offset: i32, size: i32, data: i32, data_size: i32) in ALL => buffers::set_buffer_bytes;
+    /// Reads (part of) a buffer.
+    fn proxy_get_buffer_bytes(buffer_id: i32, offset: i32, max_size: i32, return_data: i32, return_size: i32) in ALL => buffers::get_buffer_bytes;
+    /// The size of a buffer.
+    fn proxy_get_buffer_status(buffer_id: i32, return_size: i32, return_flags: i32) in ALL => buffers::get_buffer_status;
+
+    /// The bytes that a map takes when encoded.
+    fn proxy_get_header_map_size(map_id: i32, return_size: i32) in ALL => headers::get_header_map_size;
+    /// All fields of a map, pseudo-headers first.
+    fn proxy_get_header_map_pairs(map_id: i32, return_data: i32, return_size: i32) in ALL => headers::get_header_map_pairs;
+    /// Makes these the only fields of a map.
+    fn proxy_set_header_map_pairs(map_id: i32, data: i32, size: i32) in ALL => headers::set_header_map_pairs;
+    /// The first value of a field.
+    fn proxy_get_header_map_value(map_id: i32, key_data: i32, key_size: i32, return_data: i32, return_size: i32) in ALL => headers::get_header_map_value;
+    /// Adds a field, also beside others of its name.
+    fn proxy_add_header_map_value(map_id: i32, key_data: i32, key_size: i32, value_data: i32, value_size: i32) in ALL => headers::add_header_map_value;
+    /// Makes this the only value of a field.
+    fn proxy_replace_header_map_value(map_id: i32, key_data: i32, key_size: i32, value_data: i32, value_size: i32) in ALL => headers::replace_header_map_value;
+    /// Removes every field of a name.
+    fn proxy_remove_header_map_value(map_id: i32, key_data: i32, key_size: i32) in ALL => headers::remove_header_map_value;
+
+    /// Resumes a paused stream.
+    fn proxy_continue_stream(stream_type: i32) in SINCE_0_2_0 => streams::continue_stream;
+    /// Ends a stream.
+    fn proxy_close_stream(stream_type: i32) in SINCE_0_2_0 => streams::close_stream;
+    /// Resumes a paused request.
+    fn proxy_continue_request() in V0_1_0 => streams::continue_request;
+    /// Resumes a paused response.
+    fn proxy_continue_response() in V0_1_0 => streams::continue_response;
+    /// Has routes computed anew: nothing to do here, since a rule's chain runs before the remap settles.
+    fn proxy_clear_route_cache() in V0_1_0 => streams::clear_route_cache;
+    /// The status of the HTTP or gRPC call whose callback runs.
+    fn proxy_get_status(return_code: i32, return_message_data: i32, return_message_size: i32) in ALL => streams::get_status;
+    /// Answers the request here and now.
+    fn proxy_send_local_response(
+        status_code: i32, details_data: i32, details_size: i32, body_data: i32, body_size: i32,
+        headers_data: i32, headers_size: i32, grpc_status: i32
+    ) in ALL => local_response::send_local_response;
+
+    /// Sends an HTTP request to a cluster.
+    fn proxy_http_call(
+        upstream_data: i32, upstream_size: i32, headers_data: i32, headers_size: i32, body_data: i32, body_size: i32,
+        trailers_data: i32, trailers_size: i32, timeout: i32, return_call_id: i32
+    ) in ALL => refused(InternalFailure);
+    /// Sends one gRPC message to a cluster and awaits one.
+    fn proxy_grpc_call(
+        upstream_data: i32, upstream_size: i32, service_data: i32, service_size: i32, method_data: i32, method_size: i32,
+        metadata_data: i32, metadata_size: i32, message_data: i32, message_size: i32, timeout: i32, return_call_id: i32
+    ) in ALL => refused(InternalFailure);
+    /// Opens a gRPC stream to a cluster.
+    fn proxy_grpc_stream(
+        upstream_data: i32, upstream_size: i32, service_data: i32, service_size: i32, method_data: i32, method_size: i32,
+        metadata_data: i32, metadata_size: i32, return_stream_id: i32
+    ) in ALL => refused(InternalFailure);
+    /// Sends a message on a gRPC stream.
+    fn proxy_grpc_send(stream_id: i32, message_data: i32, message_size: i32, end_stream: i32) in ALL => refused(NotFound);
+    /// Cancels a gRPC call or stream.
+    fn proxy_grpc_cancel(call_id: i32) in ALL => refused(NotFound);
+    /// Closes a gRPC call or stream.
+    fn proxy_grpc_close(call_id: i32) in ALL => refused(NotFound);
+
+    /// Writes a key of the shared data of this VM id, if its version is the given one.
+    fn proxy_set_shared_data(key_data: i32, key_size: i32, value_data: i32, value_size: i32, cas: i32) in ALL => shared::set_shared_data;
+    /// Reads a key of the shared data of this VM id, with its version.
+    fn proxy_get_shared_data(key_data: i32, key_size: i32, return_value_data: i32, return_value_size: i32, return_cas: i32) in ALL => shared::get_shared_data;
+    /// Creates a queue, or makes this plugin context the consumer of one that is there.
+    fn proxy_register_shared_queue(name_data: i32, name_size: i32, return_queue_id: i32) in ALL => shared::register_shared_queue;
+    /// The id of a queue of another VM id.
+    fn proxy_resolve_shared_queue(vm_id_data: i32, vm_id_size: i32, name_data: i32, name_size: i32, return_queue_id: i32) in ALL => shared::resolve_shared_queue;
+    /// Puts an item into a queue.
+    fn proxy_enqueue_shared_queue(queue_id: i32, value_data: i32, value_size: i32) in ALL => shared::enqueue_shared_queue;
+    /// Takes the oldest item out of a queue.
+    fn proxy_dequeue_shared_queue(queue_id: i32, return_data: i32, return_size: i32) in ALL => shared::dequeue_shared_queue;
+
+    /// Creates a metric, or finds the one of this name.
+    fn proxy_define_metric(metric_type: i32, name_data: i32, name_size: i32, return_metric_id: i32) in ALL => metrics::define_metric;
+    /// Sets a gauge, adds to a counter, records in a histogram.
+    fn proxy_record_metric(metric_id: i32, value: i64) in ALL => metrics::record_metric;
+    /// Adds to a counter or gauge.
+    fn proxy_increment_metric(metric_id: i32, offset: i64) in ALL => metrics::increment_metric;
+    /// Reads a counter or gauge.
+    fn proxy_get_metric(metric_id: i32, return_value: i32) in ALL => metrics::get_metric;
+
+    /// Reads a property of the stream, the plugin or the host.
+    fn proxy_get_property(path_data: i32, path_size: i32, return_data: i32, return_size: i32) in ALL => properties::get_property;
+    /// Sets a property of the host's, or keeps a value for later filters of the stream.
+    fn proxy_set_property(path_data: i32, path_size: i32, value_data: i32, value_size: i32) in ALL => properties::set_property;
+    /// Calls a function that the host offers beyond the ABI.
+    fn proxy_call_foreign_function(
+        name_data: i32, name_size: i32, arguments_data: i32, arguments_size: i32, return_data: i32, return_size: i32
+    ) in ALL => properties::call_foreign_function;
+}
+
+/// The calls of 0.1.0 that its text gives no result, though the hosts of its time returned a status. Modules import
+/// them both ways.
+pub(crate) const VOID_IN_0_1_0: &[&str] =
+    &["proxy_continue_request", "proxy_continue_response", "proxy_clear_route_cache"];
+
+/// Replaces [`VOID_IN_0_1_0`] by versions without a result.
+pub(crate) fn link_void(linker: &mut Linker<VmState>) -> wasmtime::Result<()> {
+    linker.allow_shadowing(true);
+    linker.func_wrap("env", "proxy_continue_request", |mut guest: Guest<'_>| {
+        complete(streams::continue_request(&mut guest)).map(drop)
+    })?;
+    linker.func_wrap("env", "proxy_continue_response", |mut guest: Guest<'_>| {
+        complete(streams::continue_response(&mut guest)).map(drop)
+    })?;
+    linker.func_wrap("env", "proxy_clear_route_cache", |mut guest: Guest<'_>| {
+        complete(streams::clear_route_cache(&mut guest)).map(drop)
+    })?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+/// Also imported by C++ modules that emscripten built: nothing to do, and nothing to return.
+pub(crate) fn link_emscripten(linker: &mut Linker<VmState>) -> wasmtime::Result<()> {
+    linker.func_wrap("env", "emscripten_notify_memory_growth", |_: i32| {})?;
+    linker.func_wrap("env", "pthread_equal", |left: i32, right: i32| i32::from(left == right))?;
+    Ok(())
+}
+
+/// The status of a call that has run, or its trap.
+#[inline]
+fn complete(result: Result<(), Error>) -> wasmtime::Result<i32> {
+    match result {
+        Ok(()) => Ok(crate::abi::Status::Ok as i32),
+        Err(error) => fail(error),
+    }
+}
+
+#[cold]
+fn fail(error: Error) -> wasmtime::Result<i32> {
+    match error.to_status() {
+        Some(status) => {
+            log::trace!(target: "wasm_remap::hostcall", "answered {status:?}: {error}");
+            Ok(status as i32)
+        }
+        None => Err(match error {
+            Error::Wasm(error) => error,
+            error => wasmtime::Error::new(error),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_documented() {
+        let mut names: Vec<_> = HOSTCALLS.iter().map(|call| call.name).collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        assert!(HOSTCALLS.iter().all(|call| !call.doc.is_empty() && !call.versions.is_empty()));
+    }
+
+    /// The specification's lists of host functions, version by version.
+    #[test]
+    fn every_function_of_every_version_is_there() {
+        const COMMON: &[&str] = &[
+            "proxy_done", "proxy_set_effective_context", "proxy_log", "proxy_get_current_time_nanoseconds",
+            "proxy_set_tick_period_milliseconds", "proxy_set_buffer_bytes", "proxy_get_buffer_bytes",
+            "proxy_get_buffer_status", "proxy_get_header_map_size", "proxy_get_header_map_pairs",
+            "proxy_set_header_map_pairs", "proxy_get_header_map_value", "proxy_add_header_map_value",
+            "proxy_replace_header_map_value", "proxy_remove_header_map_value", "proxy_get_status",
+            "proxy_send_local_response", "proxy_http_call", "proxy_grpc_call", "proxy_grpc_stream", "proxy_grpc_send",
+            "proxy_grpc_cancel", "proxy_grpc_close", "proxy_set_shared_data", "proxy_get_shared_data",
+            "proxy_register_shared_queue", "proxy_resolve_shared_queue", "proxy_enqueue_shared_queue",
+            "proxy_dequeue_shared_queue", "proxy_define_metric", "proxy_record_metric", "proxy_increment_metric",
+            "proxy_get_metric", "proxy_get_property", "proxy_set_property", "proxy_call_foreign_function",
+        ];
+        const ONLY: &[(&str, &[AbiVersion])] = &[
+            ("proxy_get_configuration", V0_1_0),
+            ("proxy_continue_request", V0_1_0),
+            ("proxy_continue_response", V0_1_0),
+            ("proxy_clear_route_cache", V0_1_0),
+            ("proxy_continue_stream", SINCE_0_2_0),
+            ("proxy_close_stream", SINCE_0_2_0),
+            ("proxy_get_log_level", SINCE_0_2_1),
+        ];
+        let find = |name: &str| HOSTCALLS.iter().find(|call| call.name == name).unwrap_or_else(|| panic!("{name}"));
+        for name in COMMON {
+            assert_eq!(find(name).versions, ALL, "{name}");
+        }
+        for (name, versions) in ONLY {
+            assert_eq!(find(name).versions, *versions, "{name}");
+        }
+        assert_eq!(HOSTCALLS.len(), COMMON.len() + ONLY.len());
+    }
+
+    #[test]
+    fn refusals_are_statuses_that_sdks_know() {
+        for call in HOSTCALLS {
+            if let Support::Refused(status) = call.support {
+                assert!(status.is_known_to_sdks(), "{}", call.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Properties and foreign functions.
+
+use crate::error::Error;
+use crate::memory::{self, Guest};
+use crate::state::VmState;
+
+/// A path with the NUL that some SDKs leave behind it taken off.
+fn trim(path: &[u8]) -> &[u8] {
+    path.strip_suffix(&[0]).unwrap_or(path)
+}
+
+fn find(state: &mut VmState, path: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+    let root = state.root().ok_or(Error::NotFound)?;
+    match path {
+        b"plugin_name" => out.extend_from_slice(root.plugin.name.as_bytes()),
+        b"plugin_root_id" => out.extend_from_slice(root.plugin.root_id.as_bytes()),
+        b"plugin_vm_id" => out.extend_from_slice(state.spec.vm_id.as_bytes()),
+        _ => {
+            if state.cell()?.property(path, out) {
+                return Ok(());
+            }
+            return state.stream_mut()?.property(path, out);
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn get_property(
+    guest: &mut Guest<'_>,
+    path: i32,
+    path_size: i32,
+    data: i32,
+    size: i32,
+) -> Result<(), Error> {
+    memory::with_scratch(guest, |guest, scratch| {
+        let (memory, state) = memory::split(guest)?;
+        let path = trim(memory::bytes(memory, path, path_size)?);
+        find(state, path, scratch)?;
+        memory::return_bytes(guest, scratch, data, size)
+    })
+}
+
+pub(super) fn set_property(
+    guest: &mut Guest<'_>,
+    path: i32,
+    path_size: i32,
+    value: i32,
+    value_size: i32,
+) -> Result<(), Error> {
+    let (memory, state) = memory::split(guest)?;
+    let path = trim(memory::bytes(memory, path, path_size)?);
+    let value = memory::bytes(memory, value, value_size)?;
+    if path.is_empty() {
+        return Err(Error::BadArgument("property path"));
+    }
+    match state.stream_mut()?.set_property(path, value) {
+        Err(Error::NotFound) if state.cell()?.set_property(path, value) => Ok(()),
+        Err(Error::NotFound) => Err(Error::BadArgument("the stream keeps too many properties")),
+        result => result,
+    }
+}
+
+pub(super) fn call_foreign_function(
+    guest: &mut Guest<'_>,
+    name: i32,
+    name_size: i32,
+    arguments: i32,
+    arguments_size: i32,
+    _data: i32,
+    _size: i32,
+) -> Result<(), Error> {
+    let (memory, state) = memory::split(guest)?;
+    let name = memory::bytes(memory, name, name_size)?;
+    memory::bytes(memory, arguments, arguments_size)?;
+    match name {
+        // Routes are computed after DoRemap, so whatever a filter changed there is taken into account.
+        b"clear_route_cache" => state.stream_mut().map(|_| ()),
+        _ => Err(Error::NotFound),
+    }
+}

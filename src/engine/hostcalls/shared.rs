@@ -1,0 +1,110 @@
+//! Shared data and shared queues: the ABI's side of [`crate::shared`].
+//!
+//! The Rust SDK traps its VM on every status that it does not expect, so each call answers with nothing but
+//! these (`proxy-wasm` 0.2.5, `hostcalls.rs`; C++ and Go take any):
+//!
+//! | call | statuses that the Rust SDK survives |
+//! | --- | --- |
+//! | `set_shared_data` | Ok, CasMismatch |
+//! | `get_shared_data` | Ok, NotFound |
+//! | `register_shared_queue` | Ok |
+//! | `resolve_shared_queue` | Ok, NotFound |
+//! | `enqueue_shared_queue` | Ok, NotFound |
+//! | `dequeue_shared_queue` | Ok, Empty, NotFound |
+//!
+//! Two consequences: a value that no namespace has room for is stored and evicted in one go, which a filter must
+//! be ready for anyway, and a full queue that refuses answers NotFound. Pointers outside the guest's memory
+//! answer BadArgument all the same: no SDK makes them.
+
+use crate::error::Error;
+use crate::memory::{self, Guest};
+
+pub(super) fn set_shared_data(
+    guest: &mut Guest<'_>,
+    key: i32,
+    key_size: i32,
+    value: i32,
+    value_size: i32,
+    cas: i32,
+) -> Result<(), Error> {
+    let (memory, state) = memory::split(guest)?;
+    let key = memory::bytes(memory, key, key_size)?;
+    let value = memory::bytes(memory, value, value_size)?;
+    match state.shared.data.set(&state.spec.vm_id, key, value, cas.cast_unsigned()) {
+        Err(Error::TooLarge(_)) => {
+            let vm_id = &state.spec.vm_id;
+            log::warn!("shared data of vm_id {vm_id:?}: a value of {} bytes exceeds the whole namespace", value.len());
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+pub(super) fn get_shared_data(
+    guest: &mut Guest<'_>,
+    key: i32,
+    key_size: i32,
+    data: i32,
+    size: i32,
+    cas: i32,
+) -> Result<(), Error> {
+    memory::with_scratch(guest, |guest, scratch| {
+        let (memory, state) = memory::split(guest)?;
+        let key = memory::bytes(memory, key, key_size)?;
+        let version = state.shared.data.get(&state.spec.vm_id, key, scratch).ok_or(Error::NotFound)?;
+        memory::return_bytes(guest, scratch, data, size)?;
+        let (memory, _) = memory::split(guest)?;
+        memory::write_u32(memory, cas, version)
+    })
+}
+
+pub(super) fn register_shared_queue(guest: &mut Guest<'_>, name: i32, name_size: i32, id: i32) -> Result<(), Error> {
+    let (memory, state) = memory::split(guest)?;
+    let name = memory::bytes(memory, name, name_size)?;
+    let queue = state.shared.queues.register(&state.spec.vm_id, name)?;
+    memory::write_u32(memory, id, queue)
+}
+
+pub(super) fn resolve_shared_queue(
+    guest: &mut Guest<'_>,
+    vm_id: i32,
+    vm_id_size: i32,
+    name: i32,
+    name_size: i32,
+    id: i32,
+) -> Result<(), Error> {
+    let (memory, state) = memory::split(guest)?;
+    let vm_id = memory::bytes(memory, vm_id, vm_id_size)?;
+    let name = memory::bytes(memory, name, name_size)?;
+    // An empty vm_id is the caller's own, as in cpp-host. One that is no text is nobody's.
+    let vm_id = match vm_id {
+        [] => state.spec.vm_id.as_str(),
+        vm_id => std::str::from_utf8(vm_id).map_err(|_| Error::NotFound)?,
+    };
+    let queue = state.shared.queues.resolve(vm_id, name).ok_or(Error::NotFound)?;
+    memory::write_u32(memory, id, queue)
+}
+
+pub(super) fn enqueue_shared_queue(guest: &mut Guest<'_>, id: i32, value: i32, value_size: i32) -> Result<(), Error> {
+    let (memory, state) = memory::split(guest)?;
+    let value = memory::bytes(memory, value, value_size)?;
+    match state.shared.queues.enqueue(id.cast_unsigned(), value) {
+        Err(Error::TooLarge(_)) => Err(Error::NotFound),
+        result => result,
+    }
+}
+
+pub(super) fn dequeue_shared_queue(guest: &mut Guest<'_>, id: i32, data: i32, size: i32) -> Result<(), Error> {
+    let id = id.cast_unsigned();
+    let item = guest.data().shared.queues.take(id)?;
+    let result = memory::return_bytes(guest, &item, data, size);
+    if result.is_err() {
+        // The guest never had it (its allocator trapped, most likely): another consumer shall.
+        guest.data().shared.queues.give_back(id, item);
+    }
+    result
+}
+
+#[cfg(test)]
+#[path = "shared_tests.rs"]
+mod tests;

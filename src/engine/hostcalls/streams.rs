@@ -1,0 +1,40 @@
+//! Resuming and ending streams: effects, applied by the host after the VM is left.
+
+use crate::abi::StreamType;
+use crate::error::Error;
+use crate::memory::{self, Guest};
+
+pub(super) fn continue_stream(guest: &mut Guest<'_>, stream: i32) -> Result<(), Error> {
+    match StreamType::from_wire(stream).ok_or(Error::BadArgument("stream type"))? {
+        StreamType::HttpRequest => continue_request(guest),
+        StreamType::HttpResponse => continue_response(guest),
+        StreamType::Downstream | StreamType::Upstream => Err(Error::BadArgument("no TCP stream here")),
+    }
+}
+
+pub(super) fn close_stream(guest: &mut Guest<'_>, stream: i32) -> Result<(), Error> {
+    match StreamType::from_wire(stream).ok_or(Error::BadArgument("stream type"))? {
+        StreamType::HttpRequest | StreamType::HttpResponse => {
+            guest.data_mut().record_effect(|effects| effects.close = true)
+        }
+        StreamType::Downstream | StreamType::Upstream => Err(Error::BadArgument("no TCP stream here")),
+    }
+}
+
+pub(super) fn continue_request(guest: &mut Guest<'_>) -> Result<(), Error> {
+    guest.data_mut().record_effect(|effects| effects.continue_request = true)
+}
+
+pub(super) fn continue_response(guest: &mut Guest<'_>) -> Result<(), Error> {
+    guest.data_mut().record_effect(|effects| effects.continue_response = true)
+}
+
+pub(super) fn clear_route_cache(_guest: &mut Guest<'_>) -> Result<(), Error> {
+    Ok(())
+}
+
+pub(super) fn get_status(guest: &mut Guest<'_>, code: i32, data: i32, size: i32) -> Result<(), Error> {
+    let (memory, _) = memory::split(guest)?;
+    memory::write_u32(memory, code, 0)?;
+    memory::return_empty(guest, data, size)
+}

@@ -1,0 +1,44 @@
+//! Proxy-Wasm on wasmtime: modules, VMs, contexts, hostcalls, chains. Knows no proxy.
+//!
+//! A host (the ATS plugin, the `wasm-remap` command, a test) makes one [`Runtime`] for its process, loads
+//! [`Chain`]s from configuration files, and drives a [`Stream`] through each transaction, giving it a
+//! [`StreamHost`] by which filters see and change that transaction.
+//!
+//! ```text
+//! Runtime ── Module (compiled once) ── Pool (one a VM key) ── Slot (one an event thread) ── Vm
+//!    Chain ── Filter ── Plugin (a root context in every VM of its pool)
+//!       Stream (one transaction) ── StreamCell (host and effects, shared with the VMs)
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod abi;
+mod cell;
+mod chain;
+pub mod config;
+mod counters;
+mod error;
+mod host;
+mod hostcalls;
+mod limits;
+mod memory;
+mod module;
+mod pool;
+mod runtime;
+pub mod shared;
+mod state;
+mod stream;
+pub mod testing;
+mod vm;
+mod wasi;
+
+pub use cell::StreamCell;
+pub use chain::{Chain, FailurePolicy, Filter, Needs};
+pub use counters::Counters;
+pub use error::{Error, Trap, TrapKind};
+pub use host::{LocalResponse, PseudoHeader, StreamHost, Waker};
+pub use hostcalls::{GUEST_TARGET, HOSTCALLS, Hostcall, ParamType, Support};
+pub use limits::Limits;
+pub use module::{Digest, Exported, Module};
+pub use runtime::{Options, Runtime};
+pub use stream::{Stream, Verdict};
+pub use wasi::{WASI, WasiFunction};

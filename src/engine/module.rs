@@ -1,0 +1,148 @@
+//! Compiled code, known by the SHA-256 of its bytes.
+
+use std::fmt;
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+use wasmtime::{ExternType, InstancePre};
+
+use crate::abi::AbiVersion;
+use crate::error::Error;
+use crate::runtime::RuntimeInner;
+use crate::state::VmState;
+
+/// The SHA-256 of a module's bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// Hashes `bytes`.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Digest(Sha256::digest(bytes).into())
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Which callbacks a module exports.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Exported {
+    /// `proxy_on_request_headers`.
+    pub request_headers: bool,
+    /// `proxy_on_request_body`.
+    pub request_body: bool,
+    /// `proxy_on_response_headers`.
+    pub response_headers: bool,
+    /// `proxy_on_response_body`.
+    pub response_body: bool,
+    /// `proxy_on_done`, `proxy_on_log` or `proxy_on_delete`.
+    pub end: bool,
+    /// `proxy_on_tick`.
+    pub tick: bool,
+}
+
+/// A compiled module, ready to be instantiated. Shared by every VM that runs it.
+pub struct Module {
+    digest: Digest,
+    abi: AbiVersion,
+    exported: Exported,
+    pub(crate) pre: InstancePre<VmState>,
+}
+
+impl fmt::Debug for Module {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Module").field("digest", &self.digest).field("abi", &self.abi).finish_non_exhaustive()
+    }
+}
+
+impl Module {
+    /// Compiles `bytes` and resolves its imports. Takes from milliseconds to half a minute, by size.
+    ///
+    /// # Errors
+    /// [`Error::Module`] if this is no Wasm, no Proxy-Wasm module, or imports what nobody offers.
+    pub(crate) fn compile(runtime: &RuntimeInner, digest: Digest, bytes: &[u8]) -> Result<Arc<Self>, Error> {
+        if !bytes.starts_with(b"\0asm") {
+            let hint = if bytes.trim_ascii_start().starts_with(b"(module") {
+                "; this is WebAssembly text: translate it with wat2wasm first"
+            } else {
+                ""
+            };
+            return Err(Error::Module(format!(
+                "not a WebAssembly module: {} bytes that do not begin with \\0asm{hint}",
+                bytes.len()
+            )));
+        }
+        let module = wasmtime::Module::new(&runtime.engine, bytes)
+            .map_err(|error| Error::Module(format!("does not compile: {}", one_line(&error))))?;
+        let has = |name: &str| matches!(module.get_export(name), Some(ExternType::Func(_)));
+        let abi = AbiVersion::ALL.iter().rev().copied().find(|version| has(version.marker())).ok_or_else(|| {
+            Error::Module(
+                "not a Proxy-Wasm module: it exports no proxy_abi_version_0_1_0, …_0_2_0 or …_0_2_1".to_owned(),
+            )
+        })?;
+        if !has("proxy_on_memory_allocate") && !has("malloc") {
+            return Err(Error::Module(
+                "exports neither proxy_on_memory_allocate nor malloc, so nothing can be handed to it".to_owned(),
+            ));
+        }
+        if !matches!(module.get_export("memory"), Some(ExternType::Memory(_))) {
+            return Err(Error::Module("exports no memory".to_owned()));
+        }
+        let exported = Exported {
+            request_headers: has("proxy_on_request_headers"),
+            request_body: has("proxy_on_request_body"),
+            response_headers: has("proxy_on_response_headers"),
+            response_body: has("proxy_on_response_body"),
+            end: has("proxy_on_done") || has("proxy_on_log") || has("proxy_on_delete"),
+            tick: has("proxy_on_tick"),
+        };
+        let void = module.imports().any(|import| {
+            crate::hostcalls::VOID_IN_0_1_0.contains(&import.name())
+                && import.ty().func().is_some_and(|func| func.results().len() == 0)
+        });
+        let linker = if void { &runtime.linker_void } else { &runtime.linker };
+        let pre = linker.instantiate_pre(&module).map_err(|error| Error::Module(one_line(&error)))?;
+        Ok(Arc::new(Module { digest, abi, exported, pre }))
+    }
+
+    /// The SHA-256 of the module's bytes.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The ABI version that the module declares.
+    #[must_use]
+    pub fn abi(&self) -> AbiVersion {
+        self.abi
+    }
+
+    /// The callbacks that the module exports.
+    #[must_use]
+    pub fn exported(&self) -> Exported {
+        self.exported
+    }
+}
+
+/// An error and its causes on one line, for logs.
+pub(crate) fn one_line(error: &wasmtime::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(cause.to_string().trim());
+    }
+    text.replace('\n', " ")
+}

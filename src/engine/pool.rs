@@ -1,0 +1,500 @@
+//! VMs by key, one a slot, and the plugin contexts inside them.
+//!
+//! A slot belongs to one event thread; its lock is uncontended unless threads outnumber slots. A VM that trapped
+//! is dropped at once and built anew: by the rebuilder thread, or by the next request if that comes first.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
+use sha2::{Digest as _, Sha256};
+
+use crate::cell::StreamCell;
+use crate::counters::{Counters, SlotCounters};
+use crate::error::{Error, TrapKind};
+use crate::limits::Limits;
+use crate::module::Module;
+use crate::runtime::Runtime;
+use crate::vm::{Aftermath, Vm};
+
+/// What makes two VMs interchangeable: equal keys share VMs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct VmKey([u8; 32]);
+
+/// What a VM is built from.
+#[derive(Debug)]
+pub(crate) struct VmSpec {
+    pub(crate) key: VmKey,
+    pub(crate) vm_id: String,
+    pub(crate) module: Arc<Module>,
+    pub(crate) vm_configuration: Arc<[u8]>,
+    /// The guest's environment: what the configuration names, never the server's own.
+    pub(crate) environment: Vec<(String, String)>,
+    pub(crate) limits: Limits,
+}
+
+impl VmSpec {
+    pub(crate) fn new(
+        vm_id: String,
+        module: Arc<Module>,
+        vm_configuration: Arc<[u8]>,
+        environment: Vec<(String, String)>,
+        limits: Limits,
+    ) -> Self {
+        let mut hash = Sha256::new();
+        let mut part = |bytes: &[u8]| {
+            // Lengths first, so that no two lists of parts hash alike.
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        part(vm_id.as_bytes());
+        part(&module.digest().0);
+        part(&vm_configuration);
+        for (name, value) in &environment {
+            part(name.as_bytes());
+            part(value.as_bytes());
+        }
+        part(format!("{limits:?}").as_bytes());
+        let key = VmKey(hash.finalize().into());
+        VmSpec { key, vm_id, module, vm_configuration, environment, limits }
+    }
+}
+
+/// What a plugin context is made from. Equal specifications share one plugin context a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct PluginSpec {
+    pub(crate) name: String,
+    pub(crate) root_id: String,
+    pub(crate) configuration: Arc<[u8]>,
+}
+
+/// A plugin context in every VM of its pool. Dropping the last handle ends it everywhere.
+#[derive(Debug)]
+pub(crate) struct Plugin {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) spec: Arc<PluginSpec>,
+    index: usize,
+}
+
+impl Drop for Plugin {
+    fn drop(&mut self) {
+        self.pool.remove_plugin(self.index);
+    }
+}
+
+/// How often a slot's VM may be built.
+#[derive(Debug, Default)]
+struct Backoff {
+    /// Builds that failed in a row.
+    failures: u32,
+    /// Not before this moment.
+    not_before: Option<Instant>,
+    /// Traps since `window`.
+    traps: u32,
+    window: Option<Instant>,
+}
+
+impl Backoff {
+    /// More traps than this in a second, and the slot pauses: each costs a rebuild, and a guest that always
+    /// traps must not turn its slot into a VM factory.
+    const TRAPS_PER_SECOND: u32 = 200;
+
+    fn open(&self, now: Instant) -> bool {
+        self.not_before.is_none_or(|at| at <= now)
+    }
+
+    fn build_failed(&mut self, now: Instant) {
+        self.failures = (self.failures + 1).min(7);
+        self.not_before = Some(now + Duration::from_millis(500) * (1 << (self.failures - 1)));
+    }
+
+    fn built(&mut self) {
+        self.failures = 0;
+        self.not_before = None;
+    }
+
+    fn trapped(&mut self, now: Instant) {
+        match self.window {
+            Some(since) if now.duration_since(since) < Duration::from_secs(1) => self.traps += 1,
+            _ => {
+                self.window = Some(now);
+                self.traps = 1;
+            }
+        }
+        if self.traps > Self::TRAPS_PER_SECOND {
+            self.not_before = Some(now + Duration::from_millis(100));
+        }
+    }
+}
+
+/// What a slot's lock protects.
+#[derive(Default)]
+pub(crate) struct SlotInner {
+    vm: Option<Box<Vm>>,
+    /// Counts VMs: a stream context belongs to the VM of one generation.
+    generation: u64,
+    /// By plugin index: its root context in this VM.
+    roots: Vec<Option<u32>>,
+    backoff: Backoff,
+}
+
+pub(crate) struct Slot {
+    inner: Mutex<SlotInner>,
+    pub(crate) counters: SlotCounters,
+}
+
+/// The plugins of a pool.
+#[derive(Default)]
+struct Plugins {
+    /// By index; `None` is free.
+    specs: Vec<Option<Arc<PluginSpec>>>,
+    by_spec: HashMap<Arc<PluginSpec>, Weak<Plugin>>,
+}
+
+/// The VMs of one key.
+pub(crate) struct Pool {
+    runtime: Runtime,
+    pub(crate) spec: Arc<VmSpec>,
+    slots: Box<[Slot]>,
+    plugins: Mutex<Plugins>,
+    /// Serialises additions: they take long, and must see each other's work.
+    adding: Mutex<()>,
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("key", &self.spec.key).field("slots", &self.slots.len()).finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    pub(crate) fn new(runtime: Runtime, spec: VmSpec) -> Arc<Self> {
+        let slots = (0..runtime.slots())
+            .map(|_| Slot { inner: Mutex::default(), counters: SlotCounters::default() })
+            .collect();
+        Arc::new(Pool { runtime, spec: Arc::new(spec), slots, plugins: Mutex::default(), adding: Mutex::default() })
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        let mut total = Counters::default();
+        for slot in &self.slots {
+            total += slot.counters.read();
+        }
+        total
+    }
+
+    /// The plugin of this specification: the one that is there, or a new one, started and configured in the VM
+    /// of every slot.
+    ///
+    /// A specification is tried on a VM of its own first, so that one that traps harms no VM in use.
+    ///
+    /// # Errors
+    /// [`Error::Start`] or [`Error::Trap`] if the guest does not take it; [`Error::Module`] if no VM can be built.
+    pub(crate) fn plugin(self: &Arc<Self>, spec: PluginSpec) -> Result<Arc<Plugin>, Error> {
+        let _adding = self.adding.lock();
+        let spec = Arc::new(spec);
+        if let Some(plugin) = self.plugins.lock().by_spec.get(&spec).and_then(Weak::upgrade) {
+            return Ok(plugin);
+        }
+        let first = self.plugins.lock().specs.iter().all(Option::is_none);
+        if !first {
+            Vm::build(&self.runtime, &self.spec)?.add_root(&spec)?;
+        }
+        let index = {
+            let mut plugins = self.plugins.lock();
+            let index = plugins.specs.iter().position(Option::is_none).unwrap_or(plugins.specs.len());
+            if index == plugins.specs.len() {
+                plugins.specs.push(None);
+            }
+            plugins.specs[index] = Some(Arc::clone(&spec));
+            index
+        };
+        // From here on the handle's drop undoes everything.
+        let plugin = Arc::new(Plugin { pool: Arc::clone(self), spec: Arc::clone(&spec), index });
+        self.configure_slots(index, &spec)?;
+        self.plugins.lock().by_spec.insert(spec, Arc::downgrade(&plugin));
+        Ok(plugin)
+    }
+
+    /// The first slot alone, since most mistakes show there; the others on as many threads as there are cores.
+    fn configure_slots(self: &Arc<Self>, index: usize, spec: &Arc<PluginSpec>) -> Result<(), Error> {
+        self.configure_slot(0, index, spec)?;
+        let rest = 1..self.slots.len();
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(rest.len());
+        if threads < 2 {
+            return rest.into_iter().try_for_each(|slot| self.configure_slot(slot, index, spec));
+        }
+        let next = std::sync::atomic::AtomicUsize::new(1);
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads)
+                .map(|_| {
+                    scope.spawn(|| {
+                        loop {
+                            let slot = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                            if slot >= self.slots.len() {
+                                return Ok(());
+                            }
+                            self.configure_slot(slot, index, spec)?;
+                        }
+                    })
+                })
+                .collect();
+            workers.into_iter().try_for_each(|worker| {
+                worker.join().unwrap_or_else(|_| Err(Error::Start("a thread that configures VMs panicked".to_owned())))
+            })
+        })
+    }
+
+    fn configure_slot(self: &Arc<Self>, slot: usize, index: usize, spec: &Arc<PluginSpec>) -> Result<(), Error> {
+        let mut entry = self.lock(slot);
+        let result = if entry.guard.vm.is_none() { entry.build() } else { entry.add_root(index, spec) };
+        entry.leave();
+        result
+    }
+
+    fn remove_plugin(self: &Arc<Self>, index: usize) {
+        {
+            let mut plugins = self.plugins.lock();
+            if let Some(spec) = plugins.specs[index].take()
+                && plugins.by_spec.get(&spec).is_some_and(|plugin| plugin.strong_count() == 0)
+            {
+                plugins.by_spec.remove(&spec);
+            }
+        }
+        for slot in 0..self.slots.len() {
+            self.lock(slot).remove_root(index);
+        }
+    }
+
+    /// Enters a slot.
+    #[inline]
+    pub(crate) fn lock(self: &Arc<Self>, slot: usize) -> Entry<'_> {
+        // Threads beyond the number of slots share them.
+        let index = slot % self.slots.len();
+        let slot = &self.slots[index];
+        Entry { pool: self, slot, index, guard: slot.inner.lock(), timers_changed: false }
+    }
+
+    /// Builds a slot's VM if it has none. For the rebuilder thread.
+    pub(crate) fn rebuild(self: &Arc<Self>, slot: usize) {
+        let mut entry = self.lock(slot);
+        if let Err(error) = entry.ensure_vm() {
+            log::error!(target: "wasm_remap", "a VM of module {} could not be rebuilt: {error}", self.spec.module.digest());
+        }
+        entry.leave();
+    }
+
+    /// Runs the ticks of a slot that are due; says when the next one is.
+    pub(crate) fn run_timers(self: &Arc<Self>, slot: usize) -> Option<Instant> {
+        let now = Instant::now();
+        let mut entry = self.lock(slot);
+        let due = entry.guard.vm.as_ref()?.next_tick()?;
+        if due > now {
+            return Some(due);
+        }
+        let result = entry.guard.vm.as_mut()?.run_ticks(now);
+        match result {
+            Ok((ran, next)) => {
+                entry.slot.counters.ticks.add(ran);
+                entry.leave();
+                next
+            }
+            Err(error) => {
+                log::error!(target: "wasm_remap", "tick: {error}");
+                entry.poison(&error);
+                // The rebuilt VM sets its timers when it is configured.
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        for slot in &self.slots {
+            let mut inner = slot.inner.lock();
+            if let Some(vm) = inner.vm.take() {
+                let (cells, roots) = vm.remains();
+                slot.counters.roots_deleted.add(roots);
+                slot.counters.streams_deleted.add(cells.len() as u64);
+                slot.counters.vms_dropped.add(1);
+            }
+        }
+        self.runtime.retire(self.counters());
+    }
+}
+
+/// A slot, locked. Consumed by [`Entry::leave`] or [`Entry::poison`], which deal with what the entry left behind.
+pub(crate) struct Entry<'p> {
+    pool: &'p Arc<Pool>,
+    pub(crate) slot: &'p Slot,
+    index: usize,
+    guard: MutexGuard<'p, SlotInner>,
+    /// A VM that was built or configured during this entry set timers.
+    timers_changed: bool,
+}
+
+impl Entry<'_> {
+    /// The VM of this slot, built if need be and permitted, with its generation.
+    ///
+    /// # Errors
+    /// Why there is none.
+    #[inline]
+    pub(crate) fn vm(&mut self) -> Result<(&mut Vm, u64), Error> {
+        if self.guard.vm.is_none() {
+            self.ensure_vm()?;
+        }
+        let generation = self.guard.generation;
+        match self.guard.vm.as_deref_mut() {
+            Some(vm) => Ok((vm, generation)),
+            None => Err(Error::Start("the slot has no VM".to_owned())),
+        }
+    }
+
+    /// The VM, if it still is the one of `generation`.
+    #[inline]
+    pub(crate) fn vm_of(&mut self, generation: u64) -> Option<&mut Vm> {
+        if self.guard.generation == generation { self.guard.vm.as_deref_mut() } else { None }
+    }
+
+    /// The root context of a plugin in this slot's VM.
+    #[inline]
+    pub(crate) fn root(&self, plugin: &Plugin) -> Option<u32> {
+        self.guard.roots.get(plugin.index).copied().flatten()
+    }
+
+    #[cold]
+    fn ensure_vm(&mut self) -> Result<(), Error> {
+        if self.guard.vm.is_some() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        if !self.guard.backoff.open(now) {
+            return Err(Error::Start("the VM failed too often and is set aside for a moment".to_owned()));
+        }
+        match self.build() {
+            Ok(()) => {
+                self.guard.backoff.built();
+                Ok(())
+            }
+            Err(error) => {
+                self.guard.backoff.build_failed(now);
+                Err(error)
+            }
+        }
+    }
+
+    /// Builds the VM with every plugin of the pool.
+    fn build(&mut self) -> Result<(), Error> {
+        let specs = self.pool.plugins.lock().specs.clone();
+        let mut vm = Box::new(Vm::build(&self.pool.runtime, &self.pool.spec)?);
+        let mut roots = vec![None; specs.len()];
+        for (root, spec) in roots.iter_mut().zip(&specs) {
+            if let Some(spec) = spec {
+                *root = Some(vm.add_root(spec)?);
+            }
+        }
+        self.slot.counters.vms_built.add(1);
+        self.slot.counters.roots_created.add(roots.iter().flatten().count() as u64);
+        // A configuration knows no streams, so timers are all that it can leave behind.
+        self.timers_changed |= vm.aftermath().timers_changed;
+        self.guard.vm = Some(vm);
+        self.guard.generation += 1;
+        self.guard.roots = roots;
+        Ok(())
+    }
+
+    fn add_root(&mut self, index: usize, spec: &Arc<PluginSpec>) -> Result<(), Error> {
+        if self.guard.roots.get(index).is_some_and(Option::is_some) {
+            // The rebuilder was here meanwhile, and knew of the plugin.
+            return Ok(());
+        }
+        let Some(vm) = self.guard.vm.as_deref_mut() else { return Ok(()) };
+        match vm.add_root(spec) {
+            Ok(id) => {
+                self.timers_changed |= vm.aftermath().timers_changed;
+                if self.guard.roots.len() <= index {
+                    self.guard.roots.resize(index + 1, None);
+                }
+                self.guard.roots[index] = Some(id);
+                self.slot.counters.roots_created.add(1);
+                Ok(())
+            }
+            Err(error) => {
+                self.discard(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn remove_root(mut self, index: usize) {
+        let Some(id) = self.guard.roots.get_mut(index).and_then(Option::take) else { return };
+        let Some(vm) = self.guard.vm.as_deref_mut() else { return };
+        match vm.remove_root(id) {
+            Ok(gone) => {
+                self.slot.counters.roots_deleted.add(u64::from(gone));
+                self.leave();
+            }
+            Err(error) => {
+                log::error!(target: "wasm_remap", "end of a plugin context: {error}");
+                self.poison(&error);
+            }
+        }
+    }
+
+    /// Leaves the slot: releases the lock, then wakes what the entry acted on.
+    #[inline]
+    pub(crate) fn leave(mut self) {
+        let mut aftermath = Aftermath::default();
+        if let Some(vm) = self.guard.vm.as_deref_mut() {
+            aftermath = vm.aftermath();
+            match vm.delete_done_roots() {
+                Ok(0) => {}
+                Ok(deleted) => self.slot.counters.roots_deleted.add(deleted),
+                Err(error) => {
+                    log::error!(target: "wasm_remap", "end of a plugin context: {error}");
+                    self.discard(&error);
+                }
+            }
+        }
+        aftermath.timers_changed |= self.timers_changed;
+        let (pool, index) = (self.pool, self.index);
+        drop(self.guard);
+        if aftermath.timers_changed {
+            pool.runtime.timers_changed(pool, index);
+        }
+        aftermath.wake();
+    }
+
+    /// Drops the VM after a trap, wakes the streams that lived in it, and has it built anew.
+    #[cold]
+    pub(crate) fn poison(mut self, error: &Error) {
+        let cells = self.discard(error);
+        let (pool, index) = (self.pool, self.index);
+        drop(self.guard);
+        pool.runtime.schedule_rebuild(Arc::downgrade(pool), index);
+        for cell in cells {
+            cell.wake();
+        }
+    }
+
+    fn discard(&mut self, error: &Error) -> Vec<Arc<StreamCell>> {
+        let Some(mut vm) = self.guard.vm.take() else { return Vec::new() };
+        vm.salvage_host();
+        let (cells, roots) = vm.remains();
+        let counters = &self.slot.counters;
+        counters.traps.add(1);
+        if matches!(error, Error::Trap(trap) if trap.kind == TrapKind::Deadline) {
+            counters.deadlines.add(1);
+        }
+        counters.roots_deleted.add(roots);
+        counters.streams_deleted.add(cells.len() as u64);
+        counters.vms_dropped.add(1);
+        self.guard.roots.clear();
+        // Contexts of this generation are gone, also before the next VM is there.
+        self.guard.generation += 1;
+        self.guard.backoff.trapped(Instant::now());
+        cells
+    }
+}

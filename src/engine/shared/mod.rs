@@ -1,0 +1,27 @@
+//! What belongs to the process: shared data, shared queues and metrics.
+//!
+//! One [`Shared`] serves every rule, filter and thread and outlives all of them, reloads included. Nothing here
+//! knows WebAssembly: the hostcalls in `hostcalls/shared.rs` and `hostcalls/metrics.rs` are thin callers.
+
+mod data;
+mod metrics;
+mod namespace;
+mod queues;
+mod shard;
+mod slots;
+
+pub use data::SharedData;
+pub use metrics::{Histogram, MetricRegistry, MetricValue};
+pub use namespace::{DataLimits, DataStats, Namespace};
+pub use queues::{Overflow, QueueLimits, QueueStats, SharedQueues};
+
+/// The state that all rules and threads share.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// `proxy_get_shared_data` and its kin.
+    pub data: SharedData,
+    /// `proxy_enqueue_shared_queue` and its kin.
+    pub queues: SharedQueues,
+    /// `proxy_define_metric` and its kin.
+    pub metrics: MetricRegistry,
+}

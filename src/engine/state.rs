@@ -1,0 +1,236 @@
+//! The data of one VM's store: what hostcalls find.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use wasmtime::{Memory, StoreLimits, TypedFunc};
+
+use crate::abi::{AbiVersion, Callback};
+use crate::cell::StreamCell;
+use crate::error::Error;
+use crate::host::StreamHost;
+use crate::pool::VmSpec;
+
+/// A root context: one filter configuration in this VM.
+#[derive(Debug)]
+pub(crate) struct RootContext {
+    /// Name, root id and configuration.
+    pub(crate) plugin: Arc<crate::pool::PluginSpec>,
+    /// `proxy_set_tick_period_milliseconds`; zero is off.
+    pub(crate) tick_period: Duration,
+    /// When the next tick is due; meaningless while the period is zero.
+    pub(crate) tick_due: Option<std::time::Instant>,
+    /// `proxy_on_done` answered false: alive until `proxy_done`.
+    pub(crate) pending_done: bool,
+}
+
+/// A context of this VM, by its id.
+#[derive(Debug)]
+pub(crate) enum Context {
+    /// A plugin context. Boxed: there are few, and streams come and go.
+    Root(Box<RootContext>),
+    /// A stream context: one filter of one transaction.
+    Stream {
+        /// Its plugin context.
+        root: u32,
+        /// What it shares with its host and the other filters.
+        cell: Arc<StreamCell>,
+    },
+}
+
+/// Context ids are ours, consecutive and not chosen by anybody else: they are their own hash.
+#[derive(Default)]
+pub(crate) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
+        }
+    }
+
+    fn write_u32(&mut self, id: u32) {
+        // The table takes its buckets from the low bits and its tags from the high ones.
+        self.0 = u64::from(id).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
+
+/// The contexts of one VM.
+pub(crate) type Contexts = HashMap<u32, Context, BuildHasherDefault<IdHasher>>;
+
+/// The data of one VM's store.
+pub(crate) struct VmState {
+    /// What the VM was built from.
+    pub(crate) spec: Arc<VmSpec>,
+    /// Shared data, queues and metrics of the process.
+    pub(crate) shared: Arc<crate::shared::Shared>,
+    /// The guest's exported memory. `None` only during instantiation.
+    pub(crate) memory: Option<Memory>,
+    /// The guest's allocator. Absent while it runs: that is how hostcalls know that they are inside it.
+    pub(crate) alloc: Option<Box<TypedFunc<u32, u32>>>,
+    /// The ABI version of the module.
+    pub(crate) abi: AbiVersion,
+    /// Memory and table ceilings.
+    pub(crate) limits: StoreLimits,
+    /// The callback that runs now.
+    pub(crate) callback: Callback,
+    /// The context that the host entered the VM for.
+    pub(crate) true_context: u32,
+    /// The context that hostcalls act on: the true one, unless `proxy_set_effective_context` said otherwise.
+    pub(crate) effective_context: u32,
+    /// The host of the stream that `host_of` names; `None` in root contexts.
+    pub(crate) host: Option<Box<dyn StreamHost>>,
+    /// Whose host `host` is.
+    pub(crate) host_of: u32,
+    /// Every context that is alive.
+    pub(crate) contexts: Contexts,
+    /// Streams, other than the one entered for, that have effects waiting.
+    pub(crate) woken: Vec<Arc<StreamCell>>,
+    /// A root context's tick period changed during this entry.
+    pub(crate) timers_changed: bool,
+    /// A root context called `proxy_done` during this entry.
+    pub(crate) roots_done: Vec<u32>,
+    /// Reused for every value on its way into the guest.
+    pub(crate) scratch: Vec<u8>,
+    /// A pending line of the guest's stdout and stderr, which WASI writes piecemeal.
+    pub(crate) stdio: [Vec<u8>; 2],
+}
+
+impl VmState {
+    pub(crate) fn new(
+        spec: Arc<VmSpec>,
+        shared: Arc<crate::shared::Shared>,
+        limits: StoreLimits,
+    ) -> Self {
+        let abi = spec.module.abi();
+        VmState {
+            spec,
+            shared,
+            memory: None,
+            alloc: None,
+            abi,
+            limits,
+            callback: Callback::Start,
+            true_context: 0,
+            effective_context: 0,
+            host: None,
+            host_of: 0,
+            contexts: Contexts::default(),
+            woken: Vec::new(),
+            timers_changed: false,
+            roots_done: Vec::new(),
+            scratch: Vec::with_capacity(1024),
+            stdio: [Vec::new(), Vec::new()],
+        }
+    }
+
+    /// The stream that hostcalls act on.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] outside a stream: in root contexts there is no map, no buffer, no property of one.
+    pub(crate) fn stream_mut(&mut self) -> Result<&mut (dyn StreamHost + 'static), Error> {
+        self.host.as_deref_mut().ok_or(Error::NotFound)
+    }
+
+    /// The cell of the stream that hostcalls act on.
+    pub(crate) fn cell(&self) -> Result<&Arc<StreamCell>, Error> {
+        match self.contexts.get(&self.effective_context) {
+            Some(Context::Stream { cell, .. }) => Ok(cell),
+            _ => Err(Error::NotFound),
+        }
+    }
+
+    /// The id of the plugin context that hostcalls act on, or whose stream they act on.
+    pub(crate) fn root_id(&self) -> Option<u32> {
+        match self.contexts.get(&self.effective_context)? {
+            Context::Root(_) => Some(self.effective_context),
+            Context::Stream { root, .. } => Some(*root),
+        }
+    }
+
+    /// The plugin context that hostcalls act on, or whose stream they act on.
+    pub(crate) fn root(&self) -> Option<&RootContext> {
+        match self.contexts.get(&self.root_id()?)? {
+            Context::Root(root) => Some(root),
+            Context::Stream { .. } => None,
+        }
+    }
+
+    /// [`VmState::root`], to change it.
+    pub(crate) fn root_mut(&mut self) -> Option<&mut RootContext> {
+        let id = self.root_id()?;
+        match self.contexts.get_mut(&id)? {
+            Context::Root(root) => Some(root),
+            Context::Stream { .. } => None,
+        }
+    }
+
+    /// Makes `id` the context that hostcalls act on, and fetches its host.
+    ///
+    /// # Errors
+    /// [`Error::BadArgument`] if no such context is alive.
+    pub(crate) fn set_effective_context(&mut self, id: u32) -> Result<(), Error> {
+        if id == self.effective_context {
+            return Ok(());
+        }
+        let fetched = match self.contexts.get(&id) {
+            None => return Err(Error::BadArgument("no such context")),
+            Some(Context::Root(_)) => None,
+            Some(Context::Stream { .. }) if id == self.host_of => {
+                self.effective_context = id;
+                return Ok(());
+            }
+            Some(Context::Stream { cell, .. }) => {
+                // Another filter's context of the very stream that is lent already: the host serves both.
+                let same = matches!(self.contexts.get(&self.host_of),
+                    Some(Context::Stream { cell: lent, .. }) if Arc::ptr_eq(lent, cell));
+                if same {
+                    self.host_of = id;
+                    self.effective_context = id;
+                    return Ok(());
+                }
+                Some(Arc::clone(cell))
+            }
+        };
+        self.effective_context = id;
+        if let Some(cell) = fetched {
+            self.return_host();
+            self.host = cell.take_host();
+            self.host_of = id;
+            let callback = self.callback;
+            if let Some(host) = self.host.as_deref_mut() {
+                host.begin(callback);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a lent host back where it belongs.
+    pub(crate) fn return_host(&mut self) {
+        if let Some(host) = self.host.take()
+            && let Some(Context::Stream { cell, .. }) = self.contexts.get(&self.host_of)
+        {
+            cell.put_host(Some(host));
+        }
+        self.host_of = 0;
+    }
+
+    /// Records an effect on the effective stream and remembers whom to wake.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] outside a stream.
+    pub(crate) fn record_effect(&mut self, change: impl FnOnce(&mut crate::cell::Effects)) -> Result<(), Error> {
+        let cell = self.cell()?;
+        if cell.record(change) {
+            let cell = Arc::clone(cell);
+            self.woken.push(cell);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,517 @@
+//! One VM: a store, an instance, its contexts, and the typed entry points into it.
+//!
+//! Every entry goes through [`Vm::call`], which arms the deadline, sets the context that hostcalls act on, and
+//! turns a trap, or a panic of ours inside a hostcall, into an [`Error::Trap`]. After such an error the VM is
+//! poisoned: whoever owns it must drop it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use wasmtime::{Instance, Store, StoreLimitsBuilder, TypedFunc, WasmBacktrace, WasmParams, WasmResults};
+
+use crate::abi::{AbiVersion, Action, Callback};
+use crate::cell::StreamCell;
+use crate::error::{Error, Trap, TrapKind};
+use crate::limits::epochs;
+use crate::pool::{PluginSpec, VmSpec};
+use crate::state::{Context, RootContext, VmState};
+
+/// `proxy_on_request_headers` and `proxy_on_response_headers`, by ABI version.
+enum HeadersCallback {
+    /// 0.1.0: `(context, headers) -> action`.
+    Old(TypedFunc<(u32, u32), i32>),
+    /// Since 0.2.0: `(context, headers, end_of_stream) -> action`.
+    New(TypedFunc<(u32, u32, u32), i32>),
+}
+
+/// The exports that the engine calls. Absent ones are never called.
+struct Callbacks {
+    context_create: Option<TypedFunc<(u32, u32), ()>>,
+    vm_start: Option<TypedFunc<(u32, u32), u32>>,
+    configure: Option<TypedFunc<(u32, u32), u32>>,
+    tick: Option<TypedFunc<u32, ()>>,
+    request_headers: Option<HeadersCallback>,
+    response_headers: Option<HeadersCallback>,
+    done: Option<TypedFunc<u32, u32>>,
+    log: Option<TypedFunc<u32, ()>>,
+    delete: Option<TypedFunc<u32, ()>>,
+}
+
+/// A running VM. Its owner is a slot, under whose lock every method runs.
+pub(crate) struct Vm {
+    store: Store<VmState>,
+    callbacks: Callbacks,
+    /// The id of the latest context; ids of live contexts are not given again.
+    last_id: u32,
+    callback_epochs: u64,
+    configure_epochs: u64,
+}
+
+/// What an entry left behind for the host, to be dealt with once the VM's lock is released.
+#[derive(Default)]
+pub(crate) struct Aftermath {
+    /// Streams other than the entered one that have effects waiting.
+    pub(crate) woken: Vec<Arc<StreamCell>>,
+    /// A tick period changed.
+    pub(crate) timers_changed: bool,
+}
+
+impl Aftermath {
+    /// Wakes every stream that somebody else's callback acted on. No lock may be held.
+    pub(crate) fn wake(&mut self) {
+        for cell in self.woken.drain(..) {
+            cell.wake();
+        }
+    }
+}
+
+fn optional<P: WasmParams, R: WasmResults>(
+    instance: &Instance,
+    store: &mut Store<VmState>,
+    name: &str,
+) -> Result<Option<TypedFunc<P, R>>, Error> {
+    match instance.get_func(&mut *store, name) {
+        None => Ok(None),
+        Some(func) => func
+            .typed(&*store)
+            .map(Some)
+            .map_err(|error| Error::Module(format!("export {name} has another type than the ABI's: {error}"))),
+    }
+}
+
+fn headers_callback(
+    instance: &Instance,
+    store: &mut Store<VmState>,
+    abi: AbiVersion,
+    name: &str,
+) -> Result<Option<HeadersCallback>, Error> {
+    if abi == AbiVersion::V0_1_0 {
+        Ok(optional(instance, store, name)?.map(HeadersCallback::Old))
+    } else {
+        Ok(optional(instance, store, name)?.map(HeadersCallback::New))
+    }
+}
+
+impl Vm {
+    /// Instantiates the module and runs its start function.
+    ///
+    /// # Errors
+    /// [`Error::Module`] if it cannot be instantiated, [`Error::Trap`] if its start function traps.
+    pub(crate) fn build(runtime: &crate::runtime::Runtime, spec: &Arc<VmSpec>) -> Result<Self, Error> {
+        let limits = StoreLimitsBuilder::new()
+            .memory_size(spec.limits.memory_bytes)
+            .table_elements(spec.limits.table_elements)
+            .instances(1)
+            .build();
+        let state = VmState::new(Arc::clone(spec), Arc::clone(&runtime.0.shared), limits);
+        let mut store = Store::new(&runtime.0.engine, state);
+        store.limiter(|state| &mut state.limits);
+        let configure_epochs = epochs(spec.limits.configure);
+        store.set_epoch_deadline(configure_epochs);
+        let instance = spec.module.pre.instantiate(&mut store).map_err(|error| trap(Callback::Start, &error))?;
+        let memory = instance
+            .get_memory(&mut store, "memory")
+            .ok_or_else(|| Error::Module("exports no memory".to_owned()))?;
+        store.data_mut().memory = Some(memory);
+        let callbacks = Callbacks {
+            context_create: optional(&instance, &mut store, "proxy_on_context_create")?,
+            vm_start: optional(&instance, &mut store, "proxy_on_vm_start")?,
+            configure: optional(&instance, &mut store, "proxy_on_configure")?,
+            tick: optional(&instance, &mut store, "proxy_on_tick")?,
+            request_headers: headers_callback(&instance, &mut store, spec.module.abi(), "proxy_on_request_headers")?,
+            response_headers: headers_callback(&instance, &mut store, spec.module.abi(), "proxy_on_response_headers")?,
+            done: optional(&instance, &mut store, "proxy_on_done")?,
+            log: optional(&instance, &mut store, "proxy_on_log")?,
+            delete: optional(&instance, &mut store, "proxy_on_delete")?,
+        };
+        // The specification's name first; `malloc` alone is what older C++ modules have.
+        let alloc = match optional::<u32, u32>(&instance, &mut store, "proxy_on_memory_allocate")? {
+            Some(alloc) => Some(alloc),
+            None => optional(&instance, &mut store, "malloc")?,
+        };
+        let mut vm = Vm {
+            store,
+            callbacks,
+            last_id: 0,
+            callback_epochs: epochs(spec.limits.callback),
+            configure_epochs,
+        };
+        vm.start(&instance)?;
+        // Only now: its absence is what restricts hostcalls during the start function.
+        vm.store.data_mut().alloc = alloc.map(Box::new);
+        Ok(vm)
+    }
+
+    /// `_initialize`, then `main` where there is one; else `_start`.
+    fn start(&mut self, instance: &Instance) -> Result<(), Error> {
+        let budget = self.configure_epochs;
+        if let Some(initialize) = optional::<(), ()>(instance, &mut self.store, "_initialize")? {
+            self.call(Callback::Start, 0, budget, |_, store| initialize.call(store, ()))?;
+            if let Ok(Some(main)) = optional::<(u32, u32), u32>(instance, &mut self.store, "main") {
+                self.call(Callback::Start, 0, budget, |_, store| main.call(store, (0, 0)))?;
+            } else if let Ok(Some(main)) = optional::<(), u32>(instance, &mut self.store, "__main_void") {
+                self.call(Callback::Start, 0, budget, |_, store| main.call(store, ()))?;
+            }
+        } else if let Some(start) = optional::<(), ()>(instance, &mut self.store, "_start")? {
+            self.call(Callback::Start, 0, budget, |_, store| start.call(store, ()))?;
+        }
+        Ok(())
+    }
+
+    /// Enters the guest.
+    #[inline]
+    fn call<R>(
+        &mut self,
+        callback: Callback,
+        context: u32,
+        budget: u64,
+        run: impl FnOnce(&Callbacks, &mut Store<VmState>) -> wasmtime::Result<R>,
+    ) -> Result<R, Error> {
+        let state = self.store.data_mut();
+        state.callback = callback;
+        state.true_context = context;
+        state.effective_context = context;
+        if let Some(host) = state.host.as_deref_mut() {
+            host.begin(callback);
+        }
+        self.store.set_epoch_deadline(budget);
+        // A panic of ours in a hostcall unwinds through the guest's frames. The VM is dropped afterwards, so no
+        // state that the panic left half changed is ever looked at: hence AssertUnwindSafe.
+        match catch_unwind(AssertUnwindSafe(|| run(&self.callbacks, &mut self.store))) {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(error)) => Err(trap(callback, &error)),
+            Err(panic) => Err(host_panic(callback, panic.as_ref())),
+        }
+    }
+
+    fn next_id(&mut self) -> u32 {
+        loop {
+            self.last_id = self.last_id.wrapping_add(1);
+            if self.last_id != 0 && !self.store.data().contexts.contains_key(&self.last_id) {
+                return self.last_id;
+            }
+        }
+    }
+
+    /// Creates a plugin context, starts and configures it.
+    ///
+    /// # Errors
+    /// [`Error::Start`] if the guest refuses, [`Error::Trap`] if it traps.
+    pub(crate) fn add_root(&mut self, plugin: &Arc<PluginSpec>) -> Result<u32, Error> {
+        let id = self.next_id();
+        let budget = self.configure_epochs;
+        let root = RootContext {
+            plugin: Arc::clone(plugin),
+            tick_period: std::time::Duration::ZERO,
+            tick_due: None,
+            pending_done: false,
+        };
+        self.store.data_mut().contexts.insert(id, Context::Root(Box::new(root)));
+        let vm_size = size(&self.store.data().spec.vm_configuration);
+        let plugin_size = size(&plugin.configuration);
+        let result = (|| {
+            if self.callbacks.context_create.is_some() {
+                self.call(Callback::ContextCreate, id, budget, |callbacks, store| {
+                    callbacks.context_create.as_ref().map_or(Ok(()), |create| create.call(store, (id, 0)))
+                })?;
+            }
+            // Once a plugin context, as in cpp-host: the SDKs keep per-root state in it.
+            let started = self.call(Callback::VmStart, id, budget, |callbacks, store| {
+                callbacks.vm_start.as_ref().map_or(Ok(1), |start| start.call(store, (id, vm_size)))
+            })?;
+            if started == 0 {
+                return Err(Error::Start("proxy_on_vm_start returned false: the module refuses to run".to_owned()));
+            }
+            let configured = self.call(Callback::Configure, id, budget, |callbacks, store| {
+                callbacks.configure.as_ref().map_or(Ok(1), |configure| configure.call(store, (id, plugin_size)))
+            })?;
+            if configured == 0 {
+                return Err(Error::Start(
+                    "proxy_on_configure returned false: the module refuses its configuration".to_owned(),
+                ));
+            }
+            Ok(())
+        })();
+        match result {
+            Ok(()) => Ok(id),
+            Err(error) => {
+                self.store.data_mut().contexts.remove(&id);
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends a plugin context. If the guest asks for time (`proxy_on_done` answers false) the context lives on
+    /// until `proxy_done` or the VM's end. True once it is gone.
+    ///
+    /// # Errors
+    /// [`Error::Trap`].
+    pub(crate) fn remove_root(&mut self, id: u32) -> Result<bool, Error> {
+        let budget = self.callback_epochs;
+        let done = self.call(Callback::Done, id, budget, |callbacks, store| {
+            callbacks.done.as_ref().map_or(Ok(1), |done| done.call(store, id))
+        })?;
+        if done == 0 {
+            if let Some(Context::Root(root)) = self.store.data_mut().contexts.get_mut(&id) {
+                root.pending_done = true;
+            }
+            return Ok(false);
+        }
+        self.delete_root(id)?;
+        Ok(true)
+    }
+
+    fn delete_root(&mut self, id: u32) -> Result<(), Error> {
+        let budget = self.callback_epochs;
+        self.call(Callback::Log, id, budget, |callbacks, store| {
+            callbacks.log.as_ref().map_or(Ok(()), |log| log.call(store, id))
+        })?;
+        self.call(Callback::Delete, id, budget, |callbacks, store| {
+            callbacks.delete.as_ref().map_or(Ok(()), |delete| delete.call(store, id))
+        })?;
+        self.store.data_mut().contexts.remove(&id);
+        Ok(())
+    }
+
+    /// Deletes plugin contexts that called `proxy_done`. Returns how many.
+    ///
+    /// # Errors
+    /// [`Error::Trap`].
+    pub(crate) fn delete_done_roots(&mut self) -> Result<u64, Error> {
+        let done = std::mem::take(&mut self.store.data_mut().roots_done);
+        for &id in &done {
+            self.delete_root(id)?;
+        }
+        Ok(done.len() as u64)
+    }
+
+    /// Lends a stream's host to the VM. Every `lend` is followed by [`Vm::give_back`], traps included.
+    #[inline]
+    pub(crate) fn lend(&mut self, id: u32, cell: &StreamCell) {
+        let state = self.store.data_mut();
+        state.host = cell.take_host();
+        state.host_of = id;
+    }
+
+    /// Gives the host back. True if effects wait for this stream.
+    #[inline]
+    pub(crate) fn give_back(&mut self, id: u32, cell: &StreamCell) -> bool {
+        let state = self.store.data_mut();
+        if state.host_of == id {
+            state.host_of = 0;
+            cell.put_host(state.host.take())
+        } else {
+            state.return_host();
+            cell.put_host(None)
+        }
+    }
+
+    /// Gives back whatever host a trap left behind in the store.
+    pub(crate) fn salvage_host(&mut self) {
+        self.store.data_mut().return_host();
+    }
+
+    /// Creates a stream context. The host must have been lent under the id that [`Vm::reserve`] gave.
+    ///
+    /// # Errors
+    /// [`Error::Trap`].
+    pub(crate) fn create_stream(&mut self, id: u32, root: u32, cell: &Arc<StreamCell>) -> Result<(), Error> {
+        self.store.data_mut().contexts.insert(id, Context::Stream { root, cell: Arc::clone(cell) });
+        if self.callbacks.context_create.is_some() {
+            let budget = self.callback_epochs;
+            self.call(Callback::ContextCreate, id, budget, |callbacks, store| {
+                callbacks.context_create.as_ref().map_or(Ok(()), |create| create.call(store, (id, root)))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// An id for a stream context that is about to be created.
+    pub(crate) fn reserve(&mut self) -> u32 {
+        self.next_id()
+    }
+
+    /// `proxy_on_request_headers`.
+    ///
+    /// # Errors
+    /// [`Error::Trap`].
+    pub(crate) fn request_headers(&mut self, id: u32, fields: u32, end_of_stream: bool) -> Result<Action, Error> {
+        let budget = self.callback_epochs;
+        let result = self.call(Callback::RequestHeaders, id, budget, |callbacks, store| {
+            call_headers(callbacks.request_headers.as_ref(), store, id, fields, end_of_stream)
+        })?;
+        Ok(Action::from_headers_result(result))
+    }
+
+    /// `proxy_on_response_headers`.
+    ///
+    /// # Errors
+    /// [`Error::Trap`].
+    pub(crate) fn response_headers(&mut self, id: u32, fields: u32, end_of_stream: bool) -> Result<Action, Error> {
+        let budget = self.callback_epochs;
+        let result = self.call(Callback::ResponseHeaders, id, budget, |callbacks, store| {
+            call_headers(callbacks.response_headers.as_ref(), store, id, fields, end_of_stream)
+        })?;
+        Ok(Action::from_headers_result(result))
+    }
+
+    /// `proxy_on_done` (whose answer counts for plugin contexts alone), `proxy_on_log`, `proxy_on_delete`.
+    ///
+    /// # Errors
+    /// [`Error::Trap`]; the context is gone in any case.
+    pub(crate) fn end_stream(&mut self, id: u32) -> Result<(), Error> {
+        let budget = self.callback_epochs;
+        let result = (|| {
+            if self.callbacks.done.is_some() {
+                self.call(Callback::Done, id, budget, |callbacks, store| {
+                    callbacks.done.as_ref().map_or(Ok(1), |done| done.call(store, id))
+                })?;
+            }
+            if self.callbacks.log.is_some() {
+                self.call(Callback::Log, id, budget, |callbacks, store| {
+                    callbacks.log.as_ref().map_or(Ok(()), |log| log.call(store, id))
+                })?;
+            }
+            if self.callbacks.delete.is_some() {
+                self.call(Callback::Delete, id, budget, |callbacks, store| {
+                    callbacks.delete.as_ref().map_or(Ok(()), |delete| delete.call(store, id))
+                })?;
+            }
+            Ok(())
+        })();
+        // The host goes back before its way home, the context's cell, does.
+        if self.store.data().host_of != id {
+            self.store.data_mut().return_host();
+        }
+        self.store.data_mut().contexts.remove(&id);
+        result
+    }
+
+    /// Runs the ticks that are due. Returns how many ran, and when the next one is due.
+    ///
+    /// # Errors
+    /// [`Error::Trap`].
+    pub(crate) fn run_ticks(&mut self, now: Instant) -> Result<(u64, Option<Instant>), Error> {
+        let budget = self.callback_epochs;
+        let mut due = Vec::new();
+        for (&id, context) in &mut self.store.data_mut().contexts {
+            if let Context::Root(root) = context
+                && let Some(at) = root.tick_due
+                && at <= now
+            {
+                // From the due time, not from now, so that a late tick does not shift those behind it; but a
+                // tick that was missed altogether is not made up for.
+                let mut next = at + root.tick_period;
+                if next <= now {
+                    next = now + root.tick_period;
+                }
+                root.tick_due = Some(next);
+                due.push(id);
+            }
+        }
+        for &id in &due {
+            let result = self.call(Callback::Tick, id, budget, |callbacks, store| {
+                callbacks.tick.as_ref().map_or(Ok(()), |tick| tick.call(store, id))
+            });
+            // The tick may have acted for a stream, whose host it then holds.
+            self.store.data_mut().return_host();
+            result?;
+        }
+        Ok((due.len() as u64, self.next_tick()))
+    }
+
+    /// When the next tick is due.
+    pub(crate) fn next_tick(&self) -> Option<Instant> {
+        let contexts = self.store.data().contexts.values();
+        contexts
+            .filter_map(|context| match context {
+                Context::Root(root) => root.tick_due,
+                Context::Stream { .. } => None,
+            })
+            .min()
+    }
+
+    /// What this entry left for the host to do. Allocates nothing where there is nothing.
+    #[inline]
+    pub(crate) fn aftermath(&mut self) -> Aftermath {
+        let state = self.store.data_mut();
+        Aftermath {
+            woken: std::mem::take(&mut state.woken),
+            timers_changed: std::mem::take(&mut state.timers_changed),
+        }
+    }
+
+    /// The cells of every live stream, and how many plugin contexts there are: for a VM that is going.
+    pub(crate) fn remains(&self) -> (Vec<Arc<StreamCell>>, u64) {
+        let mut roots = 0;
+        let mut cells = Vec::new();
+        for context in self.store.data().contexts.values() {
+            match context {
+                Context::Root(_) => roots += 1,
+                Context::Stream { cell, .. } => cells.push(Arc::clone(cell)),
+            }
+        }
+        (cells, roots)
+    }
+}
+
+#[inline]
+fn call_headers(
+    callback: Option<&HeadersCallback>,
+    store: &mut Store<VmState>,
+    id: u32,
+    fields: u32,
+    end_of_stream: bool,
+) -> wasmtime::Result<i32> {
+    match callback {
+        Some(HeadersCallback::New(callback)) => callback.call(store, (id, fields, u32::from(end_of_stream))),
+        Some(HeadersCallback::Old(callback)) => callback.call(store, (id, fields)),
+        None => Ok(0),
+    }
+}
+
+/// The size of a configuration as the ABI passes it. Configurations are far below 4 GiB: they come from files
+/// whose size the loader bounds.
+fn size(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).unwrap_or(u32::MAX)
+}
+
+/// Sorts a guest's end into its class.
+fn trap(callback: Callback, error: &wasmtime::Error) -> Error {
+    let (kind, reason) = if let Some(exit) = error.downcast_ref::<crate::wasi::GuestExit>() {
+        (TrapKind::Exit, exit.to_string())
+    } else if let Some(ours) = error.downcast_ref::<Error>() {
+        (TrapKind::Hostcall, ours.to_string())
+    } else {
+        match error.downcast_ref::<wasmtime::Trap>() {
+            Some(wasmtime::Trap::Interrupt) => {
+                (TrapKind::Deadline, "the callback ran longer than its deadline".to_owned())
+            }
+            Some(wasmtime::Trap::StackOverflow) => (TrapKind::StackOverflow, "the guest's stack is used up".to_owned()),
+            Some(trap) => (TrapKind::Guest, format!("trap: {trap}")),
+            None => (TrapKind::Guest, crate::module::one_line(error)),
+        }
+    };
+    let backtrace = error.downcast_ref::<WasmBacktrace>().map_or_else(Vec::new, |backtrace| {
+        let frames = backtrace.frames().iter().take(20);
+        frames
+            .map(|frame| match frame.func_name() {
+                Some(name) => name.to_owned(),
+                None => format!("function {}", frame.func_index()),
+            })
+            .collect()
+    });
+    Error::Trap(Box::new(Trap { callback, kind, reason, backtrace }))
+}
+
+/// The text of a panic's payload.
+fn host_panic(callback: Callback, payload: &(dyn std::any::Any + Send)) -> Error {
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "unknown panic".to_owned());
+    let reason = format!("the host panicked in a hostcall: {text}");
+    Error::Trap(Box::new(Trap { callback, kind: TrapKind::HostPanic, reason, backtrace: Vec::new() }))
+}

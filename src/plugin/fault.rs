@@ -1,0 +1,25 @@
+//! Panics on demand, for the tests of the guards. Compiled to nothing unless the feature `fault-injection` is on.
+
+/// Panics if the environment variable `WASM_REMAP_PANIC` names this callback.
+#[cfg(feature = "fault-injection")]
+pub(crate) fn inject(callback: &str) {
+    let wanted = std::env::var("WASM_REMAP_PANIC").unwrap_or_default();
+    assert!(!wanted.split(',').any(|name| name == callback), "fault injected into {callback}");
+}
+
+/// Panics if the request asks for it: the field `x-panic` names the callback.
+#[cfg(feature = "fault-injection")]
+pub(crate) fn inject_for(callback: &str, messages: &mut ats::messages::Messages<'_>) {
+    let asked = messages.client_req_get().is_some_and(|request| {
+        request.get_first(b"x-panic").is_some_and(|value| value == callback.as_bytes())
+    });
+    assert!(!asked, "fault injected into {callback}");
+}
+
+#[cfg(not(feature = "fault-injection"))]
+#[inline(always)]
+pub(crate) fn inject(_callback: &str) {}
+
+#[cfg(not(feature = "fault-injection"))]
+#[inline(always)]
+pub(crate) fn inject_for(_callback: &str, _messages: &mut ats::messages::Messages<'_>) {}

@@ -1,0 +1,109 @@
+//! What there is one of in the process: the engine, and what was decided at its start.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ats::log::{DebugTag, Logger};
+use crossbeam::utils::CachePadded;
+use engine::{Options, Runtime};
+
+use crate::{stats, threads};
+
+/// The tag under which `proxy.config.diags.debug.tags` shows our debug lines.
+const TAG: DebugTag = DebugTag::new(c"wasm_remap");
+
+/// The most slots that we make of our own accord.
+const MAX_SLOTS: usize = 256;
+
+/// The process's state; lives as long as the plugin, which is never unloaded.
+pub(crate) struct Process {
+    pub(crate) runtime: Runtime,
+    /// How often DoRemap was entered, by slot: each is written by one thread, mostly.
+    entered: Box<[CachePadded<AtomicU64>]>,
+    /// Rules made and deleted.
+    pub(crate) rules_created: AtomicU64,
+    pub(crate) rules_deleted: AtomicU64,
+    /// Configurations refused at a reload.
+    pub(crate) reloads_refused: AtomicU64,
+}
+
+static PROCESS: OnceLock<Process> = OnceLock::new();
+
+/// The process's state.
+///
+/// # Panics
+/// Before `TSRemapInit` has succeeded, and ATS calls nothing else before that.
+pub(crate) fn get() -> &'static Process {
+    PROCESS.get().expect("ATS calls TSRemapInit first, and nothing else if that fails")
+}
+
+impl Process {
+    /// Counts a transaction that came to us.
+    pub(crate) fn count_entered(&self, slot: usize) {
+        let counter = &self.entered[slot % self.entered.len()];
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Transactions that came to us.
+    pub(crate) fn entered(&self) -> u64 {
+        self.entered.iter().map(|counter| counter.load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// `TSRemapInit`: starts the engine. A second call in the same copy changes nothing.
+pub(crate) fn start() -> Result<(), String> {
+    Logger::install(TAG);
+    crate::fault::inject("TSRemapInit");
+    if PROCESS.get().is_some() {
+        return Ok(());
+    }
+    let slots = event_threads().clamp(1, MAX_SLOTS);
+    let runtime = Runtime::new(Options { slots }).map_err(|error| error.to_string())?;
+    runtime.on_timers_changed(threads::timers_changed);
+    let process = Process {
+        runtime,
+        entered: (0..slots).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
+        rules_created: AtomicU64::new(0),
+        rules_deleted: AtomicU64::new(0),
+        reloads_refused: AtomicU64::new(0),
+    };
+    if PROCESS.set(process).is_ok() {
+        log::info!("{} {}: {slots} slots, one an event thread", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+        threads::start(slots)?;
+        stats::start();
+    }
+    Ok(())
+}
+
+/// How many ET_NET threads ATS makes, by its own rule: a fixed number, or the cores times a factor.
+fn event_threads() -> usize {
+    let record = |name: &std::ffi::CStr| ats::mgmt::int_get(name);
+    let limit = record(c"proxy.config.exec_thread.limit").unwrap_or(2);
+    let automatic = record(c"proxy.config.exec_thread.autoconfig").unwrap_or(1) != 0;
+    if automatic {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let scale = ats::mgmt::float_get(c"proxy.config.exec_thread.autoconfig.scale").unwrap_or(1.5);
+        // As ATS does it: truncated, and at least one. Too few would only make threads share.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss,
+            reason = "small positive numbers")]
+        let threads = (cores as f32 * scale) as usize;
+        threads.max(1)
+    } else {
+        usize::try_from(limit).unwrap_or(1)
+    }
+}
+
+/// `TSRemapPreConfigReload`.
+pub(crate) fn before_reload() {
+    crate::fault::inject("TSRemapPreConfigReload");
+    log::debug!("configuration reload begins");
+}
+
+/// `TSRemapPostConfigReload`.
+pub(crate) fn after_reload(status: ats::sys::TSRemapReloadStatus) {
+    crate::fault::inject("TSRemapPostConfigReload");
+    if status == ats::sys::TSREMAP_CONFIG_RELOAD_FAILURE {
+        get().reloads_refused.fetch_add(1, Ordering::Relaxed);
+        log::warn!("the new configuration was refused; the old one goes on serving");
+    }
+}

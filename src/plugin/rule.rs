@@ -1,0 +1,64 @@
+//! One rule of remap.config: one `TSRemapNewInstance`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ats::remap::InstanceArgs;
+use engine::{Chain, config};
+
+use crate::process;
+
+/// What a rule holds: its chain.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    chain: Arc<Chain>,
+}
+
+impl Rule {
+    /// Reads the rule's files and loads its chain. Blocks for as long as compiling takes.
+    ///
+    /// # Errors
+    /// One line that names the rule, the file and what is wrong.
+    pub(crate) fn load(args: &InstanceArgs<'_>) -> Result<Box<Self>, String> {
+        crate::fault::inject("TSRemapNewInstance");
+        let label =
+            format!("rule {} -> {}", String::from_utf8_lossy(args.from), String::from_utf8_lossy(args.to));
+        let fail = |message: String| format!("{label}: {message}");
+        if args.params.is_empty() {
+            return Err(fail("no filter file: add @pparam=FILE.yaml".to_owned()));
+        }
+        let mut filters = Vec::new();
+        for param in &args.params {
+            let file = resolve(param).map_err(&fail)?;
+            filters.extend(config::load(&file).map_err(|error| fail(error.to_string()))?);
+        }
+        let process = process::get();
+        let chain = Chain::load(&process.runtime, &label, &filters).map_err(|error| fail(error.to_string()))?;
+        process.rules_created.fetch_add(1, Ordering::Relaxed);
+        let names: Vec<_> = chain.filters().iter().map(engine::Filter::name).collect();
+        log::info!("{label}: {} filters: {}", names.len(), names.join(", "));
+        Ok(Box::new(Rule { chain }))
+    }
+
+    /// The chain that new transactions take.
+    pub(crate) fn chain(&self) -> &Arc<Chain> {
+        &self.chain
+    }
+}
+
+impl Drop for Rule {
+    fn drop(&mut self) {
+        process::get().rules_deleted.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A `@pparam`: a path, relative to ATS's configuration directory.
+fn resolve(param: &[u8]) -> Result<PathBuf, String> {
+    let text = std::str::from_utf8(param)
+        .map_err(|_| format!("@pparam={} is not UTF-8: a path is expected", String::from_utf8_lossy(param)))?;
+    if text.starts_with('-') {
+        return Err(format!("@pparam={text}: there are no options; a path to a filter file is expected"));
+    }
+    Ok(Path::new(&ats::mgmt::config_dir()).join(text))
+}

@@ -1,0 +1,295 @@
+//! A transaction that matched a rule: what happens in DoRemap and in each hook.
+//!
+//! The shape of every handler: lock the state, let the engine run, decide what is [`Next`], unlock, and only then
+//! re-enable. Re-enabling runs the rest of the transaction inside our stack, its next hooks and its close included,
+//! so nothing may be locked or borrowed at that point.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ats::cont::{ContRef, Continuation, Edata, Handler};
+use ats::event::{Event, HookId};
+use ats::handle::TxnHandle;
+use ats::hook::{Hook, Reenable};
+use ats::messages::Messages;
+use ats::remap::RemapRequest;
+use ats::schedule::ScheduledAction;
+use ats::share::Shared;
+use ats::thread::EventThread;
+use engine::{LocalResponse, Stream, Verdict};
+use parking_lot::Mutex;
+
+use crate::host::TxnHost;
+use crate::rule::Rule;
+use crate::{fault, process, reply, threads};
+
+/// What a handler does last.
+enum Next {
+    /// Re-enable with CONTINUE.
+    Resume,
+    /// Re-enable with ERROR: ATS sends the error answer.
+    Error,
+    /// Keep the transaction; its waker or its timer comes back to it.
+    Hold,
+}
+
+/// Where the transaction is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Up to POST_REMAP.
+    Request,
+    /// At SEND_RESPONSE_HDR.
+    Response,
+}
+
+/// The handler of a transaction's hooks.
+pub(crate) struct Transaction {
+    state: Mutex<State>,
+}
+
+struct State {
+    stream: Stream,
+    stage: Stage,
+    /// A filter's answer, or a failure's, on its way to SEND_RESPONSE_HDR.
+    reply: Option<Box<LocalResponse>>,
+    /// The reply has been written; the response callbacks see it.
+    replied: bool,
+    /// The duty to re-enable, while the transaction waits.
+    held: Option<Reenable>,
+    /// Comes back to a transaction that waits.
+    resumer: Option<Arc<Continuation<Resumer>>>,
+    /// When the wait ends at the latest.
+    deadline: Option<Instant>,
+}
+
+/// `TSRemapDoRemap`: shows the request to the chain, and hooks what the chain needs. True if the URL was changed.
+pub(crate) fn begin(rule: &Rule, request: &mut RemapRequest<'_>, handle: TxnHandle) -> bool {
+    let slot = threads::slot();
+    process::get().count_entered(slot);
+    let chain = rule.chain();
+    let needs = chain.needs();
+    if !needs.request_headers {
+        return false;
+    }
+    fault::inject_for("TSRemapDoRemap", &mut request.messages());
+    let end_of_stream = request.request().is_none_or(|request| !has_body(&request));
+    let txn = request.txn();
+    let host = TxnHost::new(handle);
+    let mut stream = Stream::new(Arc::clone(chain), slot, Box::new(host));
+    let verdict = stream.request_headers(end_of_stream);
+    let did_remap = stream.cell().with_host(|host| host.request_line_changed()).unwrap_or(false);
+    let mut state = State {
+        stream,
+        stage: Stage::Request,
+        reply: None,
+        replied: false,
+        held: None,
+        resumer: None,
+        deadline: None,
+    };
+    let mut paused = false;
+    match verdict {
+        Verdict::Continue => {}
+        Verdict::Pause => paused = true,
+        Verdict::Respond(response) => {
+            reply::announce(txn, &response);
+            state.reply = Some(response);
+        }
+        Verdict::Close => reply::refuse(txn),
+    }
+    let sends = needs.response_headers || state.reply.is_some() || paused;
+    let cont = match Continuation::without_mutex(Transaction { state: Mutex::new(state) }) {
+        Ok(cont) => cont,
+        Err(error) => {
+            log::error!("{}: no continuation: {error}", chain.label());
+            reply::refuse(txn);
+            return did_remap;
+        }
+    };
+    let shared = cont.as_ref().share();
+    let mut hooks = Ok(());
+    if sends {
+        hooks = hooks.and_then(|()| txn.hook_add(HookId::SEND_RESPONSE_HDR, cont.as_ref()));
+    }
+    if paused {
+        hooks = hooks.and_then(|()| txn.hook_add(HookId::POST_REMAP, cont.as_ref()));
+    }
+    if let Err(error) = hooks.and_then(|()| txn.hook_add(HookId::TXN_CLOSE, cont.as_ref())) {
+        log::error!("{}: no hook: {error}", chain.label());
+        reply::refuse(txn);
+        return did_remap;
+    }
+    if paused {
+        shared.state.lock().wait(&shared);
+    }
+    // From here on the continuation belongs to the transaction: its TXN_CLOSE destroys it.
+    drop(cont);
+    did_remap
+}
+
+/// Whether a request has a body to come: then its headers do not end the stream.
+fn has_body(request: &ats::http::Request<'_>) -> bool {
+    request.get_first(b"Content-Length").is_some_and(|length| length != b"0")
+        || request.get_first(b"Transfer-Encoding").is_some()
+}
+
+/// Whether a response has none: to HEAD, by its status, or by its length.
+fn ends_with_headers(messages: &mut Messages<'_>) -> bool {
+    if messages.client_req_get().is_some_and(|request| request.method() == b"HEAD") {
+        return true;
+    }
+    messages.client_resp_get().is_some_and(|response| {
+        matches!(response.status(), 204 | 304) || response.get_first(b"Content-Length") == Some(b"0")
+    })
+}
+
+impl Handler for Transaction {
+    const NAME: &'static str = "wasm_remap transaction hook";
+
+    fn handle(&self, cont: ContRef<'_, Self>, event: Event, edata: Edata) {
+        let Edata::Hook(mut hook) = edata else { return };
+        if event == Event::HTTP_TXN_CLOSE {
+            fault::inject_for("TXN_CLOSE", &mut hook.messages());
+            self.state.lock().close();
+            return hook.resume();
+        }
+        let next = if event == Event::HTTP_POST_REMAP {
+            fault::inject_for("POST_REMAP", &mut hook.messages());
+            let mut state = self.state.lock();
+            let verdict = state.stream.resume();
+            state.decide(verdict, &mut hook.messages())
+        } else if event == Event::HTTP_SEND_RESPONSE_HDR {
+            fault::inject_for("SEND_RESPONSE_HDR", &mut hook.messages());
+            self.state.lock().respond(&mut hook.messages())
+        } else {
+            Next::Resume
+        };
+        self.act(next, hook, Some(cont.share()));
+    }
+}
+
+impl Transaction {
+    /// The last thing that a handler does.
+    fn act(&self, next: Next, hook: Hook, this: Option<Shared<Transaction>>) {
+        match next {
+            Next::Resume => hook.resume(),
+            Next::Error => hook.error(),
+            Next::Hold => {
+                let mut state = self.state.lock();
+                state.held = Some(hook.pause());
+                if let Some(this) = this {
+                    state.wait(&this);
+                }
+            }
+        }
+    }
+
+    /// The waker's or the timer's call, on the transaction's thread.
+    fn wake(&self) {
+        let (next, hook) = {
+            let mut state = self.state.lock();
+            // Not held (yet): POST_REMAP will ask the stream itself.
+            let Some(token) = state.held.take() else { return };
+            let mut hook = match token.enter() {
+                Ok(hook) => hook,
+                Err(token) => {
+                    state.held = Some(token);
+                    return;
+                }
+            };
+            let expired = state.deadline.is_some_and(|deadline| deadline <= Instant::now());
+            let verdict = if expired { state.stream.pause_expired() } else { state.stream.resume() };
+            let next = state.decide(verdict, &mut hook.messages());
+            (next, hook)
+        };
+        self.act(next, hook, None);
+    }
+}
+
+impl State {
+    /// SEND_RESPONSE_HDR: writes a reply that waits, then shows the response to the chain.
+    fn respond(&mut self, messages: &mut Messages<'_>) -> Next {
+        self.stage = Stage::Response;
+        if let Some(response) = self.reply.take() {
+            reply::write(messages, &response);
+            self.replied = true;
+        }
+        let end_of_stream = ends_with_headers(messages);
+        let verdict = self.stream.response_headers(end_of_stream);
+        self.decide(verdict, messages)
+    }
+
+    /// Turns the engine's verdict into what the state machine is told.
+    fn decide(&mut self, verdict: Verdict, messages: &mut Messages<'_>) -> Next {
+        match (verdict, self.stage) {
+            (Verdict::Continue, _) => Next::Resume,
+            (Verdict::Pause, _) => Next::Hold,
+            (Verdict::Respond(response), Stage::Request) => {
+                reply::announce(messages.txn(), &response);
+                self.reply = Some(response);
+                Next::Error
+            }
+            // The reply is being sent already: its bytes are still ours to replace.
+            (Verdict::Respond(response), Stage::Response) if self.replied => {
+                reply::write(messages, &response);
+                Next::Resume
+            }
+            (Verdict::Respond(response), Stage::Response) => {
+                reply::replace(messages.txn(), &response);
+                Next::Error
+            }
+            (Verdict::Close, _) => {
+                reply::refuse(messages.txn());
+                Next::Error
+            }
+        }
+    }
+
+    /// Sees to it that a transaction that waits is come back to: when a filter asks for it, and when its time is up.
+    fn wait(&mut self, this: &Shared<Transaction>) {
+        let limit = self.stream.pause_limit();
+        self.deadline = Some(Instant::now() + limit);
+        let Some(thread) = EventThread::current() else { return };
+        let resumer = Continuation::new(Resumer { transaction: this.clone(), timer: Mutex::default() });
+        let resumer = match resumer {
+            Ok(resumer) => Arc::new(resumer),
+            Err(error) => {
+                log::error!("a paused transaction has no timer: {error}");
+                return;
+            }
+        };
+        // A millisecond more, so that the deadline has passed when the timer comes.
+        match (*resumer).as_ref().schedule_on_thread(limit + Duration::from_millis(1), thread) {
+            Ok(timer) => *(*resumer).as_ref().share().timer.lock() = Some(timer),
+            Err(error) => log::error!("a paused transaction has no timer: {error}"),
+        }
+        self.resumer = Some(Arc::clone(&resumer));
+        self.stream.set_waker(Box::new(move || {
+            if let Err(error) = (*resumer).as_ref().schedule_on_thread(Duration::ZERO, thread) {
+                log::error!("a paused transaction cannot be resumed: {error}");
+            }
+        }));
+    }
+
+    /// TXN_CLOSE: ends the contexts, and cuts the circle by which a resumer and its transaction keep each other.
+    fn close(&mut self) {
+        self.stream.finish();
+        self.resumer = None;
+        self.reply = None;
+    }
+}
+
+/// Comes back to a transaction that waits. Apart from [`Transaction`], because it needs a mutex to be scheduled, and
+/// most transactions never wait.
+struct Resumer {
+    transaction: Shared<Transaction>,
+    timer: Mutex<Option<ScheduledAction>>,
+}
+
+impl Handler for Resumer {
+    const NAME: &'static str = "wasm_remap paused transaction";
+
+    fn handle(&self, _cont: ContRef<'_, Self>, _event: Event, _edata: Edata) {
+        self.transaction.wake();
+    }
+}

@@ -1,0 +1,390 @@
+//! Transactions: messages, hooks, re-enabling, and the small things that wrappers ask for.
+
+use std::collections::{HashMap, VecDeque};
+use std::ffi::{c_char, c_int, c_void};
+use std::net::SocketAddr;
+use std::ptr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ats_sys::{
+    TS_CONFIG_HTTP_REQUEST_BUFFER_ENABLED, TS_ERROR, TS_EVENT_HTTP_READ_REQUEST_HDR, TS_RECORDDATATYPE_INT, TS_SUCCESS,
+    TSCont, TSEvent, TSHRTime, TSHttpHookID, TSHttpStatus, TSHttpTxn, TSMBuffer, TSMLoc, TSMgmtInt, TSMilestonesType,
+    TSOverridableConfigKey, TSRecordDataType, TSReturnCode, TSUserArgType,
+};
+
+use crate::heap::Message;
+use crate::{bytes, c_text, cont, misc, object, put, url};
+
+/// A transaction, owned by the test.
+pub struct FakeTxn(Box<Shared>);
+
+/// Behind a mutex, for tokens that are used on another thread. Never locked while the plugin is called.
+struct Shared(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    messages: HashMap<Slot, Message>,
+    hooks: Vec<(TSHttpHookID, TSCont)>,
+    /// Hooks that are still to be called, by [`FakeTxn::run`].
+    queue: VecDeque<TSHttpHookID>,
+    reenables: Vec<TSEvent>,
+    on_reenable: Option<Box<dyn FnMut(TSEvent)>>,
+    status: TSHttpStatus,
+    body: Option<(*mut c_char, usize, *mut c_char)>,
+    address: Option<Box<libc::sockaddr_storage>>,
+    internal: bool,
+    aborted: bool,
+    cache_lookup: Option<c_int>,
+    cache_transformed: (c_int, c_int),
+    config: HashMap<TSOverridableConfigKey, TSMgmtInt>,
+    args: HashMap<c_int, usize>,
+    milestones: HashMap<TSMilestonesType, TSHRTime>,
+    tag: Option<String>,
+    protocol: Option<String>,
+}
+
+/// Which message of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Slot {
+    /// The client's request.
+    ClientReq,
+    /// The response to the client.
+    ClientResp,
+    /// The request to the origin.
+    ServerReq,
+    /// The origin's response.
+    ServerResp,
+    /// The cached response.
+    CachedResp,
+    /// The transformed response.
+    TransformResp,
+}
+
+impl Default for FakeTxn {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl FakeTxn {
+    /// A transaction with nothing in it.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Box::new(Shared(Mutex::default())))
+    }
+
+    /// The handle.
+    #[must_use]
+    pub fn raw(&self) -> TSHttpTxn {
+        (&raw const *self.0).cast_mut().cast()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives it a message.
+    pub fn put(&self, slot: Slot, message: Message) {
+        self.state().messages.insert(slot, message);
+    }
+
+    /// The events that it was re-enabled with since the last call.
+    #[must_use]
+    pub fn take_reenables(&self) -> Vec<TSEvent> {
+        std::mem::take(&mut self.state().reenables)
+    }
+
+    /// Called at each re-enable, on the same stack.
+    pub fn on_reenable(&self, f: impl FnMut(TSEvent) + 'static) {
+        self.state().on_reenable = Some(Box::new(f));
+    }
+
+    /// Calls these hooks in turn, each after the re-enable of the one before, and nested in it as ATS does.
+    pub fn run(&self, hooks: &[TSHttpHookID]) {
+        self.state().queue.extend(hooks);
+        advance(self.raw());
+    }
+
+    /// The hooks that a continuation was added to.
+    #[must_use]
+    pub fn hooks(&self) -> Vec<TSHttpHookID> {
+        self.state().hooks.iter().map(|(hook, _)| *hook).collect()
+    }
+
+    /// What `TSHttpTxnErrorBodySet` left: body and media type.
+    #[must_use]
+    pub fn error_body(&self) -> Option<(Vec<u8>, Option<String>)> {
+        let (body, len, mimetype) = self.state().body?;
+        let mimetype = (!mimetype.is_null()).then(|| c_text(mimetype));
+        Some((if body.is_null() { Vec::new() } else { bytes(body, len).to_vec() }, mimetype))
+    }
+
+    /// Sets all its addresses.
+    pub fn set_address(&self, addr: SocketAddr) {
+        self.state().address = Some(Box::new(misc::sockaddr(addr)));
+    }
+
+    /// Sets whether it is a plugin's own, and whether it was broken off.
+    pub fn set_flags(&self, internal: bool, aborted: bool) {
+        let mut state = self.state();
+        (state.internal, state.aborted) = (internal, aborted);
+    }
+
+    /// Sets the result of the cache lookup.
+    pub fn set_cache_lookup(&self, status: c_int) {
+        self.state().cache_lookup = Some(status);
+    }
+
+    /// Sets a milestone.
+    pub fn set_milestone(&self, milestone: TSMilestonesType, time: TSHRTime) {
+        self.state().milestones.insert(milestone, time);
+    }
+
+    /// Sets the plugin tag and the one protocol of the client's stack.
+    pub fn set_names(&self, tag: &str, protocol: &str) {
+        let mut state = self.state();
+        (state.tag, state.protocol) = (Some(tag.to_owned()), Some(protocol.to_owned()));
+    }
+
+    /// What was set by the two calls on what is cached: untransformed, transformed.
+    #[must_use]
+    pub fn cache_transformed(&self) -> (c_int, c_int) {
+        self.state().cache_transformed
+    }
+}
+
+impl Drop for FakeTxn {
+    fn drop(&mut self) {
+        free_body(&mut self.state());
+    }
+}
+
+impl std::fmt::Debug for FakeTxn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("FakeTxn").field(&self.raw()).finish()
+    }
+}
+
+fn free_body(state: &mut State) {
+    if let Some((body, _, mimetype)) = state.body.take() {
+        for block in [body, mimetype] {
+            // SAFETY: the plugin gave both blocks away, from ATS's allocator.
+            unsafe { ats_sys::_TSfree(block.cast()) };
+        }
+    }
+}
+
+#[track_caller]
+fn state<'a>(txn: TSHttpTxn) -> MutexGuard<'a, State> {
+    let shared: &mut Shared = object(txn);
+    shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Calls the next hook that a continuation waits for.
+fn advance(txn: TSHttpTxn) {
+    loop {
+        let next = {
+            let mut state = state(txn);
+            let Some(hook) = state.queue.pop_front() else { return };
+            state.hooks.iter().find(|(added, _)| *added == hook).map(|(_, cont)| (hook, *cont))
+        };
+        if let Some((hook, waiting)) = next {
+            // As ATS 9 numbers it, which for the request buffer is not what its header says.
+            cont::call(waiting, TS_EVENT_HTTP_READ_REQUEST_HDR + hook, txn.cast());
+            return;
+        }
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSHttpTxnReenable(txn: TSHttpTxn, event: TSEvent) {
+    let callback = {
+        let mut state = state(txn);
+        state.reenables.push(event);
+        state.on_reenable.take()
+    };
+    if let Some(mut callback) = callback {
+        callback(event);
+        state(txn).on_reenable.get_or_insert(callback);
+    }
+    advance(txn);
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSHttpTxnHookAdd(txn: TSHttpTxn, hook: TSHttpHookID, cont: TSCont) {
+    let mut state = state(txn);
+    if !state.hooks.contains(&(hook, cont)) {
+        state.hooks.push((hook, cont));
+    }
+}
+
+macro_rules! messages {
+    ($($function:ident: $slot:ident;)+) => {$(
+        #[unsafe(no_mangle)]
+        extern "C" fn $function(txn: TSHttpTxn, bufp: *mut TSMBuffer, hdr: *mut TSMLoc) -> TSReturnCode {
+            let state = state(txn);
+            let Some(message) = state.messages.get(&Slot::$slot) else { return TS_ERROR };
+            put(bufp, message.bufp());
+            put(hdr, message.hdr());
+            TS_SUCCESS
+        }
+    )+};
+}
+
+messages! {
+    TSHttpTxnClientReqGet: ClientReq;
+    TSHttpTxnClientRespGet: ClientResp;
+    TSHttpTxnServerReqGet: ServerReq;
+    TSHttpTxnServerRespGet: ServerResp;
+    TSHttpTxnCachedRespGet: CachedResp;
+    TSHttpTxnTransformRespGet: TransformResp;
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSHttpTxnPristineUrlGet(txn: TSHttpTxn, bufp: *mut TSMBuffer, loc: *mut TSMLoc) -> TSReturnCode {
+    let state = state(txn);
+    let Some(message) = state.messages.get(&Slot::ClientReq) else { return TS_ERROR };
+    put(bufp, message.bufp());
+    put(loc, message.url());
+    TS_SUCCESS
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSHttpTxnEffectiveUrlStringGet(txn: TSHttpTxn, len: *mut c_int) -> *mut c_char {
+    let loc = state(txn).messages.get(&Slot::ClientReq).map_or(ptr::null_mut(), Message::url);
+    url::string_of(loc, len)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSHttpTxnStatusSet(txn: TSHttpTxn, status: TSHttpStatus) {
+    state(txn).status = status;
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSHttpTxnStatusGet(txn: TSHttpTxn) -> TSHttpStatus {
+    state(txn).status
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSHttpTxnErrorBodySet(txn: TSHttpTxn, body: *mut c_char, len: usize, mimetype: *mut c_char) {
+    let mut state = state(txn);
+    free_body(&mut state);
+    state.body = Some((body, len, mimetype));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSHttpTxnIsInternal(txn: TSHttpTxn) -> c_int {
+    c_int::from(state(txn).internal)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSHttpTxnAborted(txn: TSHttpTxn) -> TSReturnCode {
+    if state(txn).aborted { TS_SUCCESS } else { TS_ERROR }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSHttpTxnIdGet(_txn: TSHttpTxn) -> u64 {
+    42
+}
+
+macro_rules! addresses {
+    ($($function:ident)+) => {$(
+        #[unsafe(no_mangle)]
+        extern "C" fn $function(txn: TSHttpTxn) -> *const ats_sys::sockaddr {
+            state(txn).address.as_ref().map_or(ptr::null(), |address| (&raw const **address).cast())
+        }
+    )+};
+}
+
+addresses!(TSHttpTxnClientAddrGet TSHttpTxnIncomingAddrGet TSHttpTxnServerAddrGet);
+
+#[unsafe(no_mangle)]
+extern "C" fn TSHttpTxnCacheLookupStatusGet(txn: TSHttpTxn, result: *mut c_int) -> TSReturnCode {
+    let Some(status) = state(txn).cache_lookup else { return TS_ERROR };
+    put(result, status);
+    TS_SUCCESS
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSHttpTxnUntransformedRespCache(txn: TSHttpTxn, on: c_int) {
+    state(txn).cache_transformed.0 = on;
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSHttpTxnTransformedRespCache(txn: TSHttpTxn, on: c_int) {
+    state(txn).cache_transformed.1 = on;
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSHttpTxnConfigFind(
+    name: *const c_char,
+    len: c_int,
+    key: *mut TSOverridableConfigKey,
+    kind: *mut TSRecordDataType,
+) -> TSReturnCode {
+    if bytes(name, len) != b"proxy.config.http.request_buffer_enabled" {
+        return TS_ERROR;
+    }
+    put(key, TS_CONFIG_HTTP_REQUEST_BUFFER_ENABLED);
+    put(kind, TS_RECORDDATATYPE_INT);
+    TS_SUCCESS
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSHttpTxnConfigIntSet(txn: TSHttpTxn, key: TSOverridableConfigKey, value: TSMgmtInt) -> TSReturnCode {
+    state(txn).config.insert(key, value);
+    TS_SUCCESS
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSHttpTxnConfigIntGet(
+    txn: TSHttpTxn,
+    key: TSOverridableConfigKey,
+    result: *mut TSMgmtInt,
+) -> TSReturnCode {
+    let Some(value) = state(txn).config.get(&key).copied() else { return TS_ERROR };
+    put(result, value);
+    TS_SUCCESS
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSUserArgIndexReserve(
+    _kind: TSUserArgType,
+    name: *const c_char,
+    _description: *const c_char,
+    result: *mut c_int,
+) -> TSReturnCode {
+    // One slot a name, as ATS has it; the length is as good as a table here.
+    put(result, c_int::try_from(c_text(name).len()).expect("short"));
+    TS_SUCCESS
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSUserArgSet(data: *mut c_void, index: c_int, value: *mut c_void) {
+    state(data.cast()).args.insert(index, value.expose_provenance());
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSUserArgGet(data: *mut c_void, index: c_int) -> *mut c_void {
+    state(data.cast()).args.get(&index).map_or(ptr::null_mut(), |address| ptr::with_exposed_provenance_mut(*address))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSHttpTxnMilestoneGet(
+    txn: TSHttpTxn,
+    milestone: TSMilestonesType,
+    result: *mut TSHRTime,
+) -> TSReturnCode {
+    put(result, state(txn).milestones.get(&milestone).copied().unwrap_or(0));
+    TS_SUCCESS
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSHttpTxnPluginTagGet(txn: TSHttpTxn) -> *const c_char {
+    state(txn).tag.as_deref().map_or(ptr::null(), misc::leak)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSHttpTxnClientProtocolStackContains(txn: TSHttpTxn, tag: *const c_char) -> *const c_char {
+    if state(txn).protocol.as_deref() == Some(&c_text(tag)) { tag } else { ptr::null() }
+}
