@@ -18,7 +18,7 @@ use crate::url::UrlRef;
 #[derive(Debug)]
 pub struct TxnHandle {
     raw: NonNull<tsapi_httptxn>,
-    home: Option<EventThread>,
+    home: EventThread,
 }
 
 // SAFETY: the pointer is only used on the thread that the handle was made on, which `messages` checks.
@@ -33,14 +33,14 @@ impl TxnHandle {
     /// of the handle covers those that come from it.
     #[must_use]
     pub unsafe fn new(txn: Txn<'_>) -> Option<Self> {
-        Some(Self { raw: NonNull::new(txn.as_raw())?, home: EventThread::current() })
+        Some(Self { raw: NonNull::new(txn.as_raw())?, home: EventThread::current()? })
     }
 
     /// The transaction's messages; `None` on any other thread than its own.
     #[must_use]
     #[inline]
     pub fn messages(&mut self) -> Option<Messages<'_>> {
-        if self.home != EventThread::current() {
+        if !self.home.is_current() {
             return None;
         }
         // SAFETY: the handle's contract: the transaction lives; and this is its thread.

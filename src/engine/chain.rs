@@ -113,8 +113,8 @@ impl Chain {
 
 fn load_filter(runtime: &Runtime, spec: &FilterSpec) -> Result<Arc<Plugin>, Error> {
     let path = spec.module.display();
-    let bytes = std::fs::read(&spec.module)
-        .map_err(|error| Error::Module(format!("module {path} cannot be read: {error}")))?;
+    let bytes =
+        std::fs::read(&spec.module).map_err(|error| Error::Module(format!("module {path} cannot be read: {error}")))?;
     let module = runtime.module(&bytes).map_err(|error| Error::Module(format!("module {path}: {error}")))?;
     let pool = runtime.pool(VmSpec::new(
         spec.vm_id.clone(),

@@ -41,4 +41,4 @@ pub use limits::Limits;
 pub use module::{Digest, Exported, Module};
 pub use runtime::{Options, Runtime};
 pub use stream::{Stream, Verdict};
-pub use wasi::{WASI, WasiFunction};
+pub use wasi::{Errno, WASI, WasiFunction, WasiSupport};

@@ -170,9 +170,8 @@ impl std::fmt::Debug for Pool {
 
 impl Pool {
     pub(crate) fn new(runtime: Runtime, spec: VmSpec) -> Arc<Self> {
-        let slots = (0..runtime.slots())
-            .map(|_| Slot { inner: Mutex::default(), counters: SlotCounters::default() })
-            .collect();
+        let slots =
+            (0..runtime.slots()).map(|_| Slot { inner: Mutex::default(), counters: SlotCounters::default() }).collect();
         Arc::new(Pool { runtime, spec: Arc::new(spec), slots, plugins: Mutex::default(), adding: Mutex::default() })
     }
 

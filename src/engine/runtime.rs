@@ -86,8 +86,7 @@ impl Runtime {
         };
         link(&mut linker).map_err(|error| Error::Module(format!("linker: {error:#}")))?;
         let mut linker_void = linker.clone();
-        crate::hostcalls::link_void(&mut linker_void)
-            .map_err(|error| Error::Module(format!("linker: {error:#}")))?;
+        crate::hostcalls::link_void(&mut linker_void).map_err(|error| Error::Module(format!("linker: {error:#}")))?;
         let stop = Arc::new(AtomicBool::new(false));
         spawn("wasm-epoch", {
             let (engine, stop) = (engine.clone(), Arc::clone(&stop));

@@ -103,11 +103,7 @@ pub(crate) struct VmState {
 }
 
 impl VmState {
-    pub(crate) fn new(
-        spec: Arc<VmSpec>,
-        shared: Arc<crate::shared::Shared>,
-        limits: StoreLimits,
-    ) -> Self {
+    pub(crate) fn new(spec: Arc<VmSpec>, shared: Arc<crate::shared::Shared>, limits: StoreLimits) -> Self {
         let abi = spec.module.abi();
         VmState {
             spec,

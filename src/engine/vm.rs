@@ -110,9 +110,8 @@ impl Vm {
         let configure_epochs = epochs(spec.limits.configure);
         store.set_epoch_deadline(configure_epochs);
         let instance = spec.module.pre.instantiate(&mut store).map_err(|error| trap(Callback::Start, &error))?;
-        let memory = instance
-            .get_memory(&mut store, "memory")
-            .ok_or_else(|| Error::Module("exports no memory".to_owned()))?;
+        let memory =
+            instance.get_memory(&mut store, "memory").ok_or_else(|| Error::Module("exports no memory".to_owned()))?;
         store.data_mut().memory = Some(memory);
         let callbacks = Callbacks {
             context_create: optional(&instance, &mut store, "proxy_on_context_create")?,
@@ -130,13 +129,8 @@ impl Vm {
             Some(alloc) => Some(alloc),
             None => optional(&instance, &mut store, "malloc")?,
         };
-        let mut vm = Vm {
-            store,
-            callbacks,
-            last_id: 0,
-            callback_epochs: epochs(spec.limits.callback),
-            configure_epochs,
-        };
+        let mut vm =
+            Vm { store, callbacks, last_id: 0, callback_epochs: epochs(spec.limits.callback), configure_epochs };
         vm.start(&instance)?;
         // Only now: its absence is what restricts hostcalls during the start function.
         vm.store.data_mut().alloc = alloc.map(Box::new);
@@ -436,10 +430,7 @@ impl Vm {
     #[inline]
     pub(crate) fn aftermath(&mut self) -> Aftermath {
         let state = self.store.data_mut();
-        Aftermath {
-            woken: std::mem::take(&mut state.woken),
-            timers_changed: std::mem::take(&mut state.timers_changed),
-        }
+        Aftermath { woken: std::mem::take(&mut state.woken), timers_changed: std::mem::take(&mut state.timers_changed) }
     }
 
     /// The cells of every live stream, and how many plugin contexts there are: for a VM that is going.

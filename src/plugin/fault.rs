@@ -10,9 +10,9 @@ pub(crate) fn inject(callback: &str) {
 /// Panics if the request asks for it: the field `x-panic` names the callback.
 #[cfg(feature = "fault-injection")]
 pub(crate) fn inject_for(callback: &str, messages: &mut ats::messages::Messages<'_>) {
-    let asked = messages.client_req_get().is_some_and(|request| {
-        request.get_first(b"x-panic").is_some_and(|value| value == callback.as_bytes())
-    });
+    let asked = messages
+        .client_req_get()
+        .is_some_and(|request| request.get_first(b"x-panic").is_some_and(|value| value == callback.as_bytes()));
     assert!(!asked, "fault injected into {callback}");
 }
 

@@ -63,9 +63,7 @@ impl TxnHost {
         let response = self.has_response();
         let mut messages = self.messages()?;
         match map {
-            MapType::HttpRequestHeaders => {
-                run(&mut messages.client_req_get().ok_or(ABSENT)?.headers_mut())
-            }
+            MapType::HttpRequestHeaders => run(&mut messages.client_req_get().ok_or(ABSENT)?.headers_mut()),
             MapType::HttpResponseHeaders if response => {
                 run(&mut messages.client_resp_get().ok_or(ABSENT)?.headers_mut())
             }
@@ -130,9 +128,7 @@ impl StreamHost for TxnHost {
         let TxnHost { txn, line, .. } = self;
         let mut messages = txn.messages().ok_or(ABSENT)?;
         match pseudo {
-            PseudoHeader::Method => {
-                messages.client_req_get().ok_or(ABSENT)?.set_method(value).map_err(refused)
-            }
+            PseudoHeader::Method => messages.client_req_get().ok_or(ABSENT)?.set_method(value).map_err(refused),
             PseudoHeader::Path => {
                 set_path(&mut messages, value)?;
                 line.path = Some(value.to_vec());

@@ -84,8 +84,12 @@ fn event_threads() -> usize {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let scale = ats::mgmt::float_get(c"proxy.config.exec_thread.autoconfig.scale").unwrap_or(1.5);
         // As ATS does it: truncated, and at least one. Too few would only make threads share.
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss,
-            reason = "small positive numbers")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "small positive numbers"
+        )]
         let threads = (cores as f32 * scale) as usize;
         threads.max(1)
     } else {

@@ -22,8 +22,7 @@ impl Rule {
     /// One line that names the rule, the file and what is wrong.
     pub(crate) fn load(args: &InstanceArgs<'_>) -> Result<Box<Self>, String> {
         crate::fault::inject("TSRemapNewInstance");
-        let label =
-            format!("rule {} -> {}", String::from_utf8_lossy(args.from), String::from_utf8_lossy(args.to));
+        let label = format!("rule {} -> {}", String::from_utf8_lossy(args.from), String::from_utf8_lossy(args.to));
         let fail = |message: String| format!("{label}: {message}");
         if args.params.is_empty() {
             return Err(fail("no filter file: add @pparam=FILE.yaml".to_owned()));

@@ -132,7 +132,9 @@ pub fn parse(file: &Path, text: &str) -> Result<Vec<FilterSpec>, ConfigError> {
     let fail = |message: String| ConfigError { file: file.to_owned(), at: None, message };
     let raw: RawFile = serde_yaml::from_str(text).map_err(|error| yaml_error(file, &error))?;
     if raw.filters.is_empty() {
-        return Err(fail("the list 'filters' is empty: name at least one filter, or drop the file from the rule".into()));
+        return Err(fail(
+            "the list 'filters' is empty: name at least one filter, or drop the file from the rule".into(),
+        ));
     }
     let home = file.parent().unwrap_or(Path::new("."));
     let mut specs = Vec::with_capacity(raw.filters.len());
@@ -245,14 +247,17 @@ mod tests {
                 "/etc/f/shop.yaml:3:5: filters[0]: unknown field `modul`, expected one of `name`, `module`",
             ),
             ("filters:\n  - name: a\n", "/etc/f/shop.yaml:2:5: filters[0]: missing field `module`"),
-            ("filters:\n  - name: [1]\n    module: a\n", "/etc/f/shop.yaml:2:11: filters[0].name: invalid type: sequence"),
+            (
+                "filters:\n  - name: [1]\n    module: a\n",
+                "/etc/f/shop.yaml:2:11: filters[0].name: invalid type: sequence",
+            ),
             ("filter: []\n", "/etc/f/shop.yaml:1:1: unknown field `filter`, expected `filters`"),
             ("filters: 3\n", "/etc/f/shop.yaml:1:10: filters: invalid type: integer `3`, expected a sequence"),
             ("filters: []\n", "/etc/f/shop.yaml: the list 'filters' is empty"),
             ("filters:\n\t- a\n", "/etc/f/shop.yaml:2:1: found character that cannot start any token"),
             (
                 "filters:\n  - {name: a, module: b, failure_policy: half}\n",
-                "/etc/f/shop.yaml:2:44: filters[0].failure_policy: unknown variant `half`, expected `closed` or `open`",
+                "/etc/f/shop.yaml:2:42: filters[0].failure_policy: unknown variant `half`, expected `closed` or `open`",
             ),
             (
                 "filters:\n  - {name: a, module: b, limits: {callback_ms: 0}}\n",

@@ -16,8 +16,7 @@ fn map_type(map: i32) -> Result<MapType, Error> {
 
 /// RFC 9110 `token`, the form of a field name.
 fn is_token(name: &[u8]) -> bool {
-    !name.is_empty()
-        && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+    !name.is_empty() && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }
 
 /// What a field's value may not hold: with any of these a filter could write fields, or whole messages, of its
@@ -197,13 +196,7 @@ pub(super) fn replace_header_map_value(
     write_field(guest, map, (key, key_size), (value, value_size), false)
 }
 
-fn write_field(
-    guest: &mut Guest<'_>,
-    map: i32,
-    key: (i32, i32),
-    value: (i32, i32),
-    add: bool,
-) -> Result<(), Error> {
+fn write_field(guest: &mut Guest<'_>, map: i32, key: (i32, i32), value: (i32, i32), add: bool) -> Result<(), Error> {
     let map = map_type(map)?;
     let (memory, state) = memory::split(guest)?;
     let name = memory::bytes(memory, key.0, key.1)?;

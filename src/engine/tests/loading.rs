@@ -22,11 +22,27 @@ fn modules_that_cannot_be_used() {
         &wat::parse_str("(module (memory (export \"memory\") 1) (func (export \"proxy_abi_version_0_2_1\")))").unwrap(),
     );
     bench.module("unknown.wasm", r#"(import "env" "proxy_nonexistent" (func))"#, "");
-    bench.module("type.wasm", "", r#"(func (export "proxy_on_request_headers") (param i64) (result i32) (i32.const 0))"#);
+    bench.module(
+        "type.wasm",
+        "",
+        r#"(func (export "proxy_on_request_headers") (param i64) (result i32) (i32.const 0))"#,
+    );
     bench.module("trap.wasm", "", r#"(func (export "_initialize") unreachable)"#);
-    bench.module("false.wasm", "", r#"(func (export "proxy_on_configure") (param i32 i32) (result i32) (i32.const 0))"#);
-    bench.module("vm_false.wasm", "", r#"(func (export "proxy_on_vm_start") (param i32 i32) (result i32) (i32.const 0))"#);
-    bench.module("bomb.wasm", "", r#"(func (export "proxy_on_configure") (param i32 i32) (result i32) (loop $l (br $l)) (i32.const 1))"#);
+    bench.module(
+        "false.wasm",
+        "",
+        r#"(func (export "proxy_on_configure") (param i32 i32) (result i32) (i32.const 0))"#,
+    );
+    bench.module(
+        "vm_false.wasm",
+        "",
+        r#"(func (export "proxy_on_vm_start") (param i32 i32) (result i32) (i32.const 0))"#,
+    );
+    bench.module(
+        "bomb.wasm",
+        "",
+        r#"(func (export "proxy_on_configure") (param i32 i32) (result i32) (loop $l (br $l)) (i32.const 1))"#,
+    );
     let cases = [
         ("absent.wasm", "cannot be read: No such file"),
         ("text.wasm", "this is WebAssembly text: translate it with wat2wasm"),
@@ -56,8 +72,12 @@ fn modules_that_cannot_be_used() {
 fn a_filter_that_traps_while_it_is_added_harms_no_vm_in_use() {
     let bench = Bench::new(1);
     // Traps if its configuration is longer than three bytes.
-    bench.module("f.wasm", "", r#"(func (export "proxy_on_configure") (param i32 i32) (result i32)
-        (if (i32.gt_u (local.get 1) (i32.const 3)) (then unreachable)) (i32.const 1))"#);
+    bench.module(
+        "f.wasm",
+        "",
+        r#"(func (export "proxy_on_configure") (param i32 i32) (result i32)
+        (if (i32.gt_u (local.get 1) (i32.const 3)) (then unreachable)) (i32.const 1))"#,
+    );
     let good = bench.chain("filters: [{name: f, module: f.wasm, configuration: abc}]").unwrap();
     let before = bench.runtime.counters();
     refusal(&bench, "filters: [{name: f, module: f.wasm, configuration: abcd}]");

@@ -41,8 +41,7 @@ fn requests_run_first_to_last_and_responses_last_to_first() {
     let bench = Bench::new(1);
     marker(&bench, "a.wasm", "x-by", "a");
     marker(&bench, "b.wasm", "x-by", "b");
-    let chain =
-        bench.chain("filters:\n- {name: a, module: a.wasm}\n- {name: b, module: b.wasm}\n").unwrap();
+    let chain = bench.chain("filters:\n- {name: a, module: a.wasm}\n- {name: b, module: b.wasm}\n").unwrap();
     let transaction = request();
     let mut stream = bench.stream(&chain, &transaction);
     assert_eq!(stream.request_headers(true), Verdict::Continue);
@@ -59,8 +58,18 @@ fn requests_run_first_to_last_and_responses_last_to_first() {
     assert_eq!(
         transaction.0.lock().callbacks,
         [
-            ContextCreate, RequestHeaders, ContextCreate, RequestHeaders, ResponseHeaders, ResponseHeaders, Done, Log,
-            Delete, Done, Log, Delete
+            ContextCreate,
+            RequestHeaders,
+            ContextCreate,
+            RequestHeaders,
+            ResponseHeaders,
+            ResponseHeaders,
+            Done,
+            Log,
+            Delete,
+            Done,
+            Log,
+            Delete
         ]
     );
     let counters = bench.runtime.counters();
@@ -114,7 +123,11 @@ fn a_trap_is_answered_503_and_the_next_request_has_a_new_vm() {
 #[test]
 fn failure_policy_open_goes_on_without_the_filter() {
     let bench = Bench::new(1);
-    bench.module("t.wasm", "", r#"(func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) unreachable)"#);
+    bench.module(
+        "t.wasm",
+        "",
+        r#"(func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) unreachable)"#,
+    );
     marker(&bench, "a.wasm", "x-by", "a");
     let chain = bench
         .chain("filters:\n- {name: t, module: t.wasm, failure_policy: open}\n- {name: a, module: a.wasm}\n")
@@ -141,8 +154,12 @@ fn an_endless_loop_meets_its_deadline() {
 #[test]
 fn endless_recursion_ends_in_a_trap() {
     let bench = Bench::new(1);
-    bench.module("r.wasm", "", r#"(func $f (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
-        (i32.add (i32.const 1) (call $f (local.get 0) (local.get 1) (local.get 2))))"#);
+    bench.module(
+        "r.wasm",
+        "",
+        r#"(func $f (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+        (i32.add (i32.const 1) (call $f (local.get 0) (local.get 1) (local.get 2))))"#,
+    );
     let chain = bench.chain("filters: [{name: r, module: r.wasm}]").unwrap();
     let mut stream = bench.stream(&chain, &request());
     assert!(matches!(stream.request_headers(true), Verdict::Respond(response) if response.status == 503));
@@ -193,10 +210,16 @@ fn a_tick_resumes_a_paused_stream() {
 #[test]
 fn a_pause_that_lasts_too_long_is_a_failure() {
     let bench = Bench::new(1);
-    bench.module("p.wasm", "", r#"(func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) (i32.const 1))"#);
+    bench.module(
+        "p.wasm",
+        "",
+        r#"(func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) (i32.const 1))"#,
+    );
     for (policy, answered) in [("closed", true), ("open", false)] {
         let chain = bench
-            .chain(&format!("filters: [{{name: p, module: p.wasm, failure_policy: {policy}, limits: {{pause_ms: 50}}}}]"))
+            .chain(&format!(
+                "filters: [{{name: p, module: p.wasm, failure_policy: {policy}, limits: {{pause_ms: 50}}}}]"
+            ))
             .unwrap();
         let mut stream = bench.stream(&chain, &request());
         assert_eq!(stream.request_headers(true), Verdict::Pause);
@@ -208,12 +231,16 @@ fn a_pause_that_lasts_too_long_is_a_failure() {
 #[test]
 fn a_trap_elsewhere_wakes_the_paused_stream_and_its_policy_decides() {
     let bench = Bench::new(1);
-    bench.module("p.wasm", "", r#"
+    bench.module(
+        "p.wasm",
+        "",
+        r#"
       (global $count (mut i32) (i32.const 0))
       (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
         (global.set $count (i32.add (global.get $count) (i32.const 1)))
         (if (i32.eq (global.get $count) (i32.const 2)) (then unreachable))
-        (i32.const 1))"#);
+        (i32.const 1))"#,
+    );
     let chain = bench.chain("filters: [{name: p, module: p.wasm}]").unwrap();
     let mut first = bench.stream(&chain, &request());
     assert_eq!(first.request_headers(true), Verdict::Pause);

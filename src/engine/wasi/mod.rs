@@ -59,8 +59,6 @@ pub enum Errno {
     Nosys = 52,
     /// Not a directory.
     Notdir = 54,
-    /// Not a socket.
-    Notsock = 57,
     /// Not supported.
     Notsup = 58,
     /// Not something with positions.
@@ -231,15 +229,15 @@ wasi! {
     fn random_get(buf: i32, buf_len: i32) { process::random_get }
 
     /// Accepts a connection.
-    fn sock_accept(fd: i32, flags: i32, return_fd: i32) { refused Notsock }
+    fn sock_accept(fd: i32, flags: i32, return_fd: i32) { refused Notsup }
     /// Receives from a socket.
     fn sock_recv(
         fd: i32, iovs: i32, iovs_len: i32, flags: i32, return_size: i32, return_flags: i32
-    ) { refused Notsock }
+    ) { refused Notsup }
     /// Sends to a socket.
-    fn sock_send(fd: i32, iovs: i32, iovs_len: i32, flags: i32, return_size: i32) { refused Notsock }
+    fn sock_send(fd: i32, iovs: i32, iovs_len: i32, flags: i32, return_size: i32) { refused Notsup }
     /// Shuts a socket down.
-    fn sock_shutdown(fd: i32, how: i32) { refused Notsock }
+    fn sock_shutdown(fd: i32, how: i32) { refused Notsup }
 }
 
 /// Makes WASI known to `linker`, under both names.

@@ -130,7 +130,7 @@ fn writes_are_kept_until_their_line_ends() {
     }
     assert_eq!(guest.call("fd_pwrite", &[2, 1024, 1, 99, 16]), 0);
     flush(guest.store.data_mut());
-    assert_eq!(guest.store.data().stdio, [vec![], vec![]]);
+    assert!(guest.store.data().stdio.iter().all(Vec::is_empty));
 }
 
 #[test]
