@@ -36,6 +36,8 @@ struct Inner {
     properties: StreamProperties,
     /// A driver is waiting for effects: whoever records one must wake the host.
     parked: bool,
+    /// The stream has ended; a host that comes back late is dropped.
+    closed: bool,
     waker: Option<Waker>,
 }
 
@@ -58,6 +60,7 @@ impl StreamCell {
                 effects: Effects::default(),
                 properties: Vec::new(),
                 parked: false,
+                closed: false,
                 waker: None,
             }),
         })
@@ -68,13 +71,21 @@ impl StreamCell {
         self.inner.lock().host.take()
     }
 
-    /// Takes the host back from a VM and reports whether effects wait.
-    pub(crate) fn put_host(&self, host: Option<Box<dyn StreamHost>>) -> bool {
+    /// Takes the host back. With `parked`, a driver waits for effects from now on.
+    pub(crate) fn put_host(&self, host: Option<Box<dyn StreamHost>>, parked: bool) {
         let mut inner = self.inner.lock();
         if host.is_some() {
             inner.host = host;
         }
-        inner.effects.any
+        inner.parked = parked;
+    }
+
+    /// Takes the host back from a callback that was not this stream's own.
+    pub(crate) fn return_host(&self, host: Box<dyn StreamHost>) {
+        let mut inner = self.inner.lock();
+        if !inner.closed {
+            inner.host = Some(host);
+        }
     }
 
     /// Records an effect. True if a driver waits for it, so that the caller must see to [`StreamCell::wake`].
@@ -90,9 +101,9 @@ impl StreamCell {
         std::mem::take(&mut self.inner.lock().effects)
     }
 
-    /// Declares that the driver waits (or no longer waits) for effects.
-    pub(crate) fn set_parked(&self, parked: bool) {
-        self.inner.lock().parked = parked;
+    /// The driver no longer waits for effects.
+    pub(crate) fn unpark(&self) {
+        self.inner.lock().parked = false;
     }
 
     /// Asks the host to drive the stream, if it waits.
@@ -148,12 +159,15 @@ impl StreamCell {
         true
     }
 
-    /// Ends the stream: the host is dropped, later effects fall into the void.
-    pub(crate) fn close(&self) {
+    /// Ends the stream: later effects fall into the void. The host goes to its last callbacks, and then away.
+    pub(crate) fn close(&self) -> Option<Box<dyn StreamHost>> {
         let mut inner = self.inner.lock();
         inner.parked = false;
+        inner.closed = true;
         let (host, waker) = (inner.host.take(), inner.waker.take());
         drop(inner);
-        drop((host, waker));
+        // Outside the lock: a waker may hold the last reference to things of the host's.
+        drop(waker);
+        host
     }
 }

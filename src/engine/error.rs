@@ -81,8 +81,8 @@ pub enum TrapKind {
     Deadline,
     /// The stack is used up.
     StackOverflow,
-    /// The guest called `proc_exit`.
-    Exit,
+    /// The guest called `proc_exit` with this code.
+    Exit(i32),
     /// The host panicked inside a hostcall: our bug, kept away from the server.
     HostPanic,
     /// A hostcall that cannot be answered with a status.
@@ -97,7 +97,7 @@ impl TrapKind {
             TrapKind::Guest => "trap",
             TrapKind::Deadline => "deadline",
             TrapKind::StackOverflow => "stack_overflow",
-            TrapKind::Exit => "exit",
+            TrapKind::Exit(_) => "exit",
             TrapKind::HostPanic => "host_panic",
             TrapKind::Hostcall => "hostcall",
         }

@@ -54,6 +54,9 @@ impl PseudoHeader {
     /// The pseudo-header of `map` with this name, colon included.
     #[must_use]
     pub fn find(map: MapType, name: &[u8]) -> Option<Self> {
+        if name.first() != Some(&b':') {
+            return None;
+        }
         Self::of_map(map).iter().copied().find(|pseudo| pseudo.as_str().as_bytes() == name)
     }
 }

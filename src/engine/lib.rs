@@ -19,6 +19,7 @@ mod counters;
 mod error;
 mod host;
 mod hostcalls;
+pub mod inspect;
 mod limits;
 mod memory;
 mod module;

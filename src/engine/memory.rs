@@ -1,6 +1,6 @@
 //! The one way to a guest's memory: checked, borrowed, never kept.
 
-use wasmtime::{AsContextMut, Caller};
+use wasmtime::{AsContextMut, Caller, Extern, Memory};
 
 use crate::error::Error;
 use crate::state::VmState;
@@ -11,10 +11,23 @@ pub(crate) type Guest<'a> = Caller<'a, VmState>;
 /// The guest's memory and the store's data, borrowed side by side.
 ///
 /// # Errors
-/// [`Error::Forbidden`] before the memory is known, which only a `start` function can bring about.
+/// [`Error::Forbidden`] if there is no memory, which a module that was let in always has.
+#[inline]
 pub(crate) fn split<'a>(guest: &'a mut Guest<'_>) -> Result<(&'a mut [u8], &'a mut VmState), Error> {
-    let memory = guest.data().memory.ok_or(Error::Forbidden("a hostcall that needs memory"))?;
+    let memory = match guest.data().memory {
+        Some(memory) => memory,
+        None => early_memory(guest)?,
+    };
     Ok(memory.data_and_store_mut(guest))
+}
+
+/// The memory of a guest whose start section runs, before anybody could look its exports up.
+#[cold]
+fn early_memory(guest: &mut Guest<'_>) -> Result<Memory, Error> {
+    let memory = guest.get_export("memory").and_then(Extern::into_memory);
+    let memory = memory.ok_or_else(|| Error::Forbidden("a hostcall that needs memory"))?;
+    guest.data_mut().memory = Some(memory);
+    Ok(memory)
 }
 
 /// `size` bytes of `memory` at `address`.
@@ -25,7 +38,7 @@ pub(crate) fn bytes(memory: &[u8], address: i32, size: i32) -> Result<&[u8], Err
     let (address, size) = (address.cast_unsigned(), size.cast_unsigned());
     let start = address as usize;
     // Neither is wider than 32 bits: the sum fits.
-    memory.get(start..start + size as usize).ok_or(Error::Memory { address, size })
+    memory.get(start..start + size as usize).ok_or_else(|| Error::Memory { address, size })
 }
 
 /// `size` writable bytes of `memory` at `address`.
@@ -35,7 +48,7 @@ pub(crate) fn bytes(memory: &[u8], address: i32, size: i32) -> Result<&[u8], Err
 pub(crate) fn bytes_mut(memory: &mut [u8], address: i32, size: i32) -> Result<&mut [u8], Error> {
     let (address, size) = (address.cast_unsigned(), size.cast_unsigned());
     let start = address as usize;
-    memory.get_mut(start..start + size as usize).ok_or(Error::Memory { address, size })
+    memory.get_mut(start..start + size as usize).ok_or_else(|| Error::Memory { address, size })
 }
 
 /// Writes a little-endian `u32`.
@@ -82,7 +95,7 @@ pub(crate) fn return_empty(guest: &mut Guest<'_>, data: i32, size: i32) -> Resul
 pub(crate) fn allocate(guest: &mut Guest<'_>, size: u32) -> Result<i32, Error> {
     // Taken out for the duration: `TypedFunc` cannot be called while it is borrowed from the store, cloning
     // it costs more than the call, and its absence tells hostcalls that the allocator is running.
-    let alloc = guest.data_mut().alloc.take().ok_or(Error::Forbidden("a hostcall that returns bytes"))?;
+    let alloc = guest.data_mut().alloc.take().ok_or_else(|| Error::Forbidden("a hostcall that returns bytes"))?;
     let result = alloc.call(guest.as_context_mut(), size);
     guest.data_mut().alloc = Some(alloc);
     match result {

@@ -270,7 +270,7 @@ impl Pool {
     #[inline]
     pub(crate) fn lock(self: &Arc<Self>, slot: usize) -> Entry<'_> {
         // Threads beyond the number of slots share them.
-        let index = slot % self.slots.len();
+        let index = if slot < self.slots.len() { slot } else { slot % self.slots.len() };
         let slot = &self.slots[index];
         Entry { pool: self, slot, index, guard: slot.inner.lock(), timers_changed: false }
     }
@@ -335,19 +335,19 @@ pub(crate) struct Entry<'p> {
 }
 
 impl Entry<'_> {
-    /// The VM of this slot, built if need be and permitted, with its generation.
+    /// The VM of this slot, built if need be and permitted; its generation; and the plugin's root context in it.
     ///
     /// # Errors
     /// Why there is none.
     #[inline]
-    pub(crate) fn vm(&mut self) -> Result<(&mut Vm, u64), Error> {
+    pub(crate) fn vm_for(&mut self, plugin: &Plugin) -> Result<(&mut Vm, u64, u32), Error> {
         if self.guard.vm.is_none() {
             self.ensure_vm()?;
         }
-        let generation = self.guard.generation;
-        match self.guard.vm.as_deref_mut() {
-            Some(vm) => Ok((vm, generation)),
-            None => Err(Error::Start("the slot has no VM".to_owned())),
+        let SlotInner { vm, generation, roots, .. } = &mut *self.guard;
+        match (vm.as_deref_mut(), roots.get(plugin.index)) {
+            (Some(vm), Some(Some(root))) => Ok((vm, *generation, *root)),
+            _ => Err(Error::Start("its plugin context is not in this VM".to_owned())),
         }
     }
 
@@ -355,12 +355,6 @@ impl Entry<'_> {
     #[inline]
     pub(crate) fn vm_of(&mut self, generation: u64) -> Option<&mut Vm> {
         if self.guard.generation == generation { self.guard.vm.as_deref_mut() } else { None }
-    }
-
-    /// The root context of a plugin in this slot's VM.
-    #[inline]
-    pub(crate) fn root(&self, plugin: &Plugin) -> Option<u32> {
-        self.guard.roots.get(plugin.index).copied().flatten()
     }
 
     #[cold]
@@ -444,7 +438,14 @@ impl Entry<'_> {
 
     /// Leaves the slot: releases the lock, then wakes what the entry acted on.
     #[inline]
-    pub(crate) fn leave(mut self) {
+    pub(crate) fn leave(self) {
+        if self.timers_changed || self.guard.vm.as_ref().is_some_and(|vm| vm.has_aftermath()) {
+            self.leave_aftermath();
+        }
+    }
+
+    #[cold]
+    fn leave_aftermath(mut self) {
         let mut aftermath = Aftermath::default();
         if let Some(vm) = self.guard.vm.as_deref_mut() {
             aftermath = vm.aftermath();
@@ -480,7 +481,7 @@ impl Entry<'_> {
 
     fn discard(&mut self, error: &Error) -> Vec<Arc<StreamCell>> {
         let Some(mut vm) = self.guard.vm.take() else { return Vec::new() };
-        vm.salvage_host();
+        vm.salvage();
         let (cells, roots) = vm.remains();
         let counters = &self.slot.counters;
         counters.traps.add(1);

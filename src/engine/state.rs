@@ -8,7 +8,7 @@ use std::time::Duration;
 use wasmtime::{Memory, StoreLimits, TypedFunc};
 
 use crate::abi::{AbiVersion, Callback};
-use crate::cell::StreamCell;
+use crate::cell::{Effects, StreamCell};
 use crate::error::Error;
 use crate::host::StreamHost;
 use crate::pool::VmSpec;
@@ -88,6 +88,8 @@ pub(crate) struct VmState {
     pub(crate) host: Option<Box<dyn StreamHost>>,
     /// Whose host `host` is.
     pub(crate) host_of: u32,
+    /// What the callback asked for its own stream.
+    pub(crate) effects: Effects,
     /// Every context that is alive.
     pub(crate) contexts: Contexts,
     /// Streams, other than the one entered for, that have effects waiting.
@@ -117,6 +119,7 @@ impl VmState {
             effective_context: 0,
             host: None,
             host_of: 0,
+            effects: Effects::default(),
             contexts: Contexts::default(),
             woken: Vec::new(),
             timers_changed: false,
@@ -131,7 +134,7 @@ impl VmState {
     /// # Errors
     /// [`Error::NotFound`] outside a stream: in root contexts there is no map, no buffer, no property of one.
     pub(crate) fn stream_mut(&mut self) -> Result<&mut (dyn StreamHost + 'static), Error> {
-        self.host.as_deref_mut().ok_or(Error::NotFound)
+        self.host.as_deref_mut().ok_or_else(|| Error::NotFound)
     }
 
     /// The cell of the stream that hostcalls act on.
@@ -212,21 +215,35 @@ impl VmState {
         if let Some(host) = self.host.take()
             && let Some(Context::Stream { cell, .. }) = self.contexts.get(&self.host_of)
         {
-            cell.put_host(Some(host));
+            cell.return_host(host);
         }
         self.host_of = 0;
     }
 
-    /// Records an effect on the effective stream and remembers whom to wake.
+    /// Records an effect on the effective stream. One's own stay here until the VM is left; another stream's go to
+    /// its cell, and whoever waits for them is woken then.
     ///
     /// # Errors
     /// [`Error::NotFound`] outside a stream.
-    pub(crate) fn record_effect(&mut self, change: impl FnOnce(&mut crate::cell::Effects)) -> Result<(), Error> {
-        let cell = self.cell()?;
-        if cell.record(change) {
-            let cell = Arc::clone(cell);
-            self.woken.push(cell);
+    pub(crate) fn record_effect(&mut self, change: impl FnOnce(&mut Effects)) -> Result<(), Error> {
+        let Some(Context::Stream { cell, .. }) = self.contexts.get(&self.effective_context) else {
+            return Err(Error::NotFound);
+        };
+        let own = self.effective_context == self.true_context
+            || matches!(self.contexts.get(&self.true_context),
+                Some(Context::Stream { cell: own, .. }) if Arc::ptr_eq(own, cell));
+        if own {
+            change(&mut self.effects);
+            self.effects.any = true;
+        } else if cell.record(change) {
+            self.woken.push(Arc::clone(cell));
         }
         Ok(())
+    }
+
+    /// Whether an entry left anything for the host to do.
+    #[inline]
+    pub(crate) fn has_aftermath(&self) -> bool {
+        !self.woken.is_empty() || self.timers_changed || !self.roots_done.is_empty()
     }
 }

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::abi::{Action, MapType};
-use crate::cell::StreamCell;
+use crate::abi::Action;
+use crate::cell::{Effects, StreamCell};
 use crate::chain::{Chain, FailurePolicy, Filter};
+use crate::counters::SlotCounters;
 use crate::error::Error;
 use crate::host::{LocalResponse, StreamHost, Waker};
 use crate::pool::Entry;
@@ -67,15 +68,25 @@ enum PartState {
 #[derive(Debug)]
 pub struct Stream {
     chain: Arc<Chain>,
+    course: Course,
+}
+
+/// What changes while a stream runs. Apart from the chain, so that both can be borrowed side by side.
+#[derive(Debug)]
+struct Course {
     slot: usize,
     cell: Arc<StreamCell>,
     parts: SmallVec<[Part; 4]>,
     phase: Phase,
     /// A filter failed closed: the answer is the policy's, and no filter sees it.
     failed: bool,
+    finished: bool,
     request_end_of_stream: bool,
     response_end_of_stream: bool,
 }
+
+/// The host while the driver has it, and lends it to one VM after the other.
+type Host = Option<Box<dyn StreamHost>>;
 
 impl Stream {
     /// Begins a stream in a slot, which it keeps to its end.
@@ -83,148 +94,130 @@ impl Stream {
     pub fn new(chain: Arc<Chain>, slot: usize, host: Box<dyn StreamHost>) -> Self {
         let part = Part { context: 0, generation: 0, state: PartState::New };
         let parts = SmallVec::from_elem(part, chain.filters().len());
-        Stream {
-            chain,
+        let course = Course {
             slot,
             cell: StreamCell::new(host),
             parts,
             phase: Phase::Idle,
             failed: false,
+            finished: false,
             request_end_of_stream: false,
             response_end_of_stream: false,
-        }
+        };
+        Stream { chain, course }
     }
 
     /// The host, between callbacks.
     #[must_use]
     pub fn cell(&self) -> &Arc<StreamCell> {
-        &self.cell
+        &self.course.cell
     }
 
     /// Whom to call when a paused stream has reason to be resumed.
     pub fn set_waker(&self, waker: Waker) {
-        self.cell.set_waker(waker);
+        self.course.cell.set_waker(waker);
     }
 
     /// How long the filter that holds the stream may do so.
     #[must_use]
     pub fn pause_limit(&self) -> Duration {
-        match self.phase {
+        match self.course.phase {
             Phase::Idle => Duration::ZERO,
             Phase::RequestHeaders(at) | Phase::ResponseHeaders(at) => self.chain.filters()[at].pause,
+        }
+    }
+
+    /// Which filter holds the stream, counted from 0. A host gives each holder its own [`Stream::pause_limit`].
+    #[must_use]
+    pub fn holder(&self) -> Option<usize> {
+        match self.course.phase {
+            Phase::Idle => None,
+            Phase::RequestHeaders(at) | Phase::ResponseHeaders(at) => Some(at),
         }
     }
 
     /// Whether a filter failed closed.
     #[must_use]
     pub fn failed(&self) -> bool {
-        self.failed
+        self.course.failed
     }
 
     /// Shows the request headers to every filter, first to last.
     pub fn request_headers(&mut self, end_of_stream: bool) -> Verdict {
-        self.request_end_of_stream = end_of_stream;
-        self.run_request_headers(0)
+        self.course.request_end_of_stream = end_of_stream;
+        self.course.run(&self.chain, Phase::RequestHeaders(0))
     }
 
     /// Shows the response headers to every filter that has a context, last to first. A local response passes
     /// here too, as in Envoy, unless a filter's failure made it.
     pub fn response_headers(&mut self, end_of_stream: bool) -> Verdict {
-        if self.failed {
+        if self.course.failed {
             return Verdict::Continue;
         }
-        self.response_end_of_stream = end_of_stream;
-        self.run_response_headers(self.parts.len())
+        self.course.response_end_of_stream = end_of_stream;
+        let below = self.course.parts.len();
+        self.course.run(&self.chain, Phase::ResponseHeaders(below))
     }
 
     /// Goes on after a pause, if a filter asked for it.
     pub fn resume(&mut self) -> Verdict {
-        let held = match self.phase {
-            Phase::Idle => return Verdict::Continue,
-            Phase::RequestHeaders(at) | Phase::ResponseHeaders(at) => at,
-        };
-        let request = matches!(self.phase, Phase::RequestHeaders(_));
-        let effects = self.cell.take_effects();
-        if let Some(response) = effects.local_response {
-            self.unpark();
-            return Verdict::Respond(response);
-        }
-        if effects.close {
-            self.unpark();
-            return Verdict::Close;
-        }
-        if !self.is_alive(held) {
-            self.unpark();
-            let gone = Error::Start("its VM trapped in another callback".to_owned());
-            if let Some(verdict) = self.fail(held, &gone) {
-                return verdict;
-            }
-        } else if !(if request { effects.continue_request } else { effects.continue_response }) {
-            return Verdict::Pause;
-        } else {
-            self.unpark();
-        }
-        if request { self.run_request_headers(held + 1) } else { self.run_response_headers(held) }
+        self.course.resume(&self.chain)
     }
 
     /// The filter that holds the stream has held it too long: its failure policy decides.
     pub fn pause_expired(&mut self) -> Verdict {
-        let (held, request) = match self.phase {
-            Phase::Idle => return Verdict::Continue,
-            Phase::RequestHeaders(at) => (at, true),
-            Phase::ResponseHeaders(at) => (at, false),
-        };
-        self.unpark();
-        // Effects that came with the last moment are void: the policy speaks now.
-        drop(self.cell.take_effects());
-        let expired =
-            Error::Start(format!("it held the transaction for more than {:?}", self.chain.filters()[held].pause));
-        if let Some(verdict) = self.fail_keeping_context(held, &expired) {
-            return verdict;
-        }
-        if request { self.run_request_headers(held + 1) } else { self.run_response_headers(held) }
+        self.course.pause_expired(&self.chain)
     }
 
     /// Ends the stream: `proxy_on_done`, `proxy_on_log` and `proxy_on_delete` of every context, first to last.
-    /// Also to be called when the client went away.
+    /// Also to be called when the client went away. A second call does nothing.
     pub fn finish(&mut self) {
-        self.cell.set_parked(false);
-        self.phase = Phase::Idle;
-        for at in 0..self.parts.len() {
-            let part = self.parts[at];
-            if part.state == PartState::New {
-                continue;
-            }
-            self.parts[at].state = PartState::Gone;
-            if part.context == 0 {
-                continue;
-            }
-            let chain = Arc::clone(&self.chain);
-            let mut entry = chain.filters()[at].plugin.pool.lock(self.slot);
-            let Some(vm) = entry.vm_of(part.generation) else { continue };
-            vm.lend(part.context, &self.cell);
-            let result = vm.end_stream(part.context);
-            vm.give_back(part.context, &self.cell);
-            entry.slot.counters.streams_deleted.add(1);
-            match result {
-                Ok(()) => entry.leave(),
-                Err(error) => {
-                    self.report(at, &error, "the transaction is over");
-                    entry.poison(&error);
-                }
-            }
-        }
-        self.cell.close();
+        self.course.finish(&self.chain);
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+impl Course {
+    /// Shows the headers to the filters from where `phase` stands: its filter and those behind it for a request,
+    /// those before it for a response.
+    fn run(&mut self, chain: &Chain, phase: Phase) -> Verdict {
+        let mut host = self.cell.take_host();
+        let verdict = match phase {
+            Phase::Idle => Verdict::Continue,
+            Phase::RequestHeaders(from) => self.run_request_headers(chain, from, &mut host),
+            Phase::ResponseHeaders(below) => self.run_response_headers(chain, below, &mut host),
+        };
+        // Parked only now that the host is back: from here on, other callbacks may act on this stream.
+        self.cell.put_host(host, verdict == Verdict::Pause);
+        verdict
     }
 
-    fn run_request_headers(&mut self, from: usize) -> Verdict {
-        let chain = Arc::clone(&self.chain);
-        for at in from..self.parts.len() {
+    fn run_request_headers(&mut self, chain: &Chain, from: usize, host: &mut Host) -> Verdict {
+        for (at, filter) in chain.filters().iter().enumerate().skip(from) {
             if self.parts[at].state == PartState::Gone {
                 continue;
             }
-            let outcome = self.first_contact(at, &chain.filters()[at]);
-            if let Some(verdict) = self.settle(at, outcome, true) {
+            let outcome = self.first_contact(at, filter, host);
+            if let Some(verdict) = self.settle(chain, at, outcome, true) {
+                return verdict;
+            }
+        }
+        Verdict::Continue
+    }
+
+    fn run_response_headers(&mut self, chain: &Chain, below: usize, host: &mut Host) -> Verdict {
+        for (at, filter) in chain.filters().iter().enumerate().take(below).rev() {
+            if self.parts[at].state != PartState::Alive || !filter.exported().response_headers {
+                continue;
+            }
+            let end_of_stream = self.response_end_of_stream;
+            let outcome = self.visit(at, filter, host, |vm, context| vm.response_headers(context, end_of_stream));
+            if let Some(verdict) = self.settle(chain, at, outcome, false) {
                 return verdict;
             }
         }
@@ -232,39 +225,20 @@ impl Stream {
     }
 
     /// Creates the filter's context and shows it the request headers, in one visit to its VM.
-    fn first_contact(&mut self, at: usize, filter: &Filter) -> Result<(Action, bool), Error> {
+    fn first_contact(&mut self, at: usize, filter: &Filter, host: &mut Host) -> Result<(Action, Effects), Error> {
         let mut entry = filter.plugin.pool.lock(self.slot);
-        let (vm, generation) = entry.vm()?;
+        let slot = entry.slot;
+        let (vm, generation, root) = entry.vm_for(&filter.plugin)?;
+        let headers = filter.exported().request_headers;
         let context = vm.reserve();
-        let root = entry.root(&filter.plugin).ok_or_else(|| Error::Start("no plugin context in this VM".to_owned()))?;
-        let (headers, end_of_stream) = (filter.exported().request_headers, self.request_end_of_stream);
-        let fields = if headers { self.count(MapType::HttpRequestHeaders) } else { 0 };
-        let Some(vm) = entry.vm_of(generation) else { return Err(Error::Start("the slot has no VM".to_owned())) };
-        vm.lend(context, &self.cell);
+        vm.lend(context, host.take());
         let result = vm.create_stream(context, root, &self.cell).and_then(|()| {
-            if headers { vm.request_headers(context, fields, end_of_stream) } else { Ok(Action::Continue) }
+            if headers { vm.request_headers(context, self.request_end_of_stream) } else { Ok(Action::Continue) }
         });
-        let effects = vm.give_back(context, &self.cell);
-        entry.slot.counters.streams_created.add(1);
+        let effects = vm.take_back(context, &self.cell, host);
+        slot.counters.streams_created.add(1);
         self.parts[at] = Part { context, generation, state: PartState::Alive };
         finish_entry(entry, result).map(|action| (action, effects))
-    }
-
-    fn run_response_headers(&mut self, below: usize) -> Verdict {
-        let chain = Arc::clone(&self.chain);
-        for at in (0..below).rev() {
-            let filter = &chain.filters()[at];
-            if self.parts[at].state != PartState::Alive || !filter.exported().response_headers {
-                continue;
-            }
-            let outcome = self.visit(at, filter, |stream, vm, context| {
-                vm.response_headers(context, stream.count, stream.end_of_stream)
-            });
-            if let Some(verdict) = self.settle(at, outcome, false) {
-                return verdict;
-            }
-        }
-        Verdict::Continue
     }
 
     /// Enters the VM in which the filter's context lives.
@@ -272,30 +246,37 @@ impl Stream {
         &mut self,
         at: usize,
         filter: &Filter,
-        run: impl FnOnce(&Response, &mut Vm, u32) -> Result<Action, Error>,
-    ) -> Result<(Action, bool), Error> {
+        host: &mut Host,
+        run: impl FnOnce(&mut Vm, u32) -> Result<Action, Error>,
+    ) -> Result<(Action, Effects), Error> {
         let part = self.parts[at];
-        let response =
-            Response { count: self.count(MapType::HttpResponseHeaders), end_of_stream: self.response_end_of_stream };
         let mut entry = filter.plugin.pool.lock(self.slot);
         let Some(vm) = entry.vm_of(part.generation) else {
             return Err(Error::Start("its VM trapped in another callback".to_owned()));
         };
-        vm.lend(part.context, &self.cell);
-        let result = run(&response, vm, part.context);
-        let effects = vm.give_back(part.context, &self.cell);
+        vm.lend(part.context, host.take());
+        let result = run(vm, part.context);
+        let effects = vm.take_back(part.context, &self.cell, host);
         finish_entry(entry, result).map(|action| (action, effects))
     }
 
     /// What a callback's result means for the stream; `None` is the next filter's turn.
-    fn settle(&mut self, at: usize, outcome: Result<(Action, bool), Error>, request: bool) -> Option<Verdict> {
+    fn settle(
+        &mut self,
+        chain: &Chain,
+        at: usize,
+        outcome: Result<(Action, Effects), Error>,
+        request: bool,
+    ) -> Option<Verdict> {
         let (action, effects) = match outcome {
             Ok(outcome) => outcome,
-            Err(error) => return self.fail(at, &error),
+            Err(error) => return self.fail(chain, at, &error),
         };
-        let effects = if effects { self.cell.take_effects() } else { crate::cell::Effects::default() };
+        if action == Action::Continue && !effects.any {
+            return None;
+        }
         if let Some(response) = effects.local_response {
-            self.tally(at, |counters| counters.local_responses.add(1));
+            self.tally(chain, at, |counters| counters.local_responses.add(1));
             return Some(Verdict::Respond(response));
         }
         if effects.close {
@@ -305,74 +286,140 @@ impl Stream {
         if action == Action::Continue || resumed {
             return None;
         }
-        self.tally(at, |counters| counters.pauses.add(1));
+        self.tally(chain, at, |counters| counters.pauses.add(1));
         self.phase = if request { Phase::RequestHeaders(at) } else { Phase::ResponseHeaders(at) };
-        self.cell.set_parked(true);
         Some(Verdict::Pause)
     }
 
+    fn resume(&mut self, chain: &Chain) -> Verdict {
+        let (held, request) = match self.phase {
+            Phase::Idle => return Verdict::Continue,
+            Phase::RequestHeaders(at) => (at, true),
+            Phase::ResponseHeaders(at) => (at, false),
+        };
+        let effects = self.cell.take_effects();
+        if let Some(response) = effects.local_response {
+            self.unpark();
+            self.tally(chain, held, |counters| counters.local_responses.add(1));
+            return Verdict::Respond(response);
+        }
+        if effects.close {
+            self.unpark();
+            return Verdict::Close;
+        }
+        if !self.is_alive(chain, held) {
+            self.unpark();
+            let gone = Error::Start("its VM trapped in another callback".to_owned());
+            if let Some(verdict) = self.fail(chain, held, &gone) {
+                return verdict;
+            }
+        } else if !(if request { effects.continue_request } else { effects.continue_response }) {
+            return Verdict::Pause;
+        } else {
+            self.unpark();
+        }
+        self.run(chain, if request { Phase::RequestHeaders(held + 1) } else { Phase::ResponseHeaders(held) })
+    }
+
+    fn pause_expired(&mut self, chain: &Chain) -> Verdict {
+        let (held, request) = match self.phase {
+            Phase::Idle => return Verdict::Continue,
+            Phase::RequestHeaders(at) => (at, true),
+            Phase::ResponseHeaders(at) => (at, false),
+        };
+        self.unpark();
+        // Effects that came with the last moment are void: the policy speaks now.
+        drop(self.cell.take_effects());
+        let limit = chain.filters()[held].pause;
+        let expired = Error::Start(format!("it held the transaction for more than {limit:?}"));
+        if let Some(verdict) = self.apply_policy(chain, held, &expired) {
+            return verdict;
+        }
+        self.run(chain, if request { Phase::RequestHeaders(held + 1) } else { Phase::ResponseHeaders(held) })
+    }
+
+    fn finish(&mut self, chain: &Chain) {
+        if std::mem::replace(&mut self.finished, true) {
+            return;
+        }
+        self.phase = Phase::Idle;
+        // Nobody may act on the stream any more; the host goes with the last of its callbacks.
+        let mut host = self.cell.close();
+        for (at, filter) in chain.filters().iter().enumerate() {
+            let part = self.parts[at];
+            self.parts[at] = Part { context: 0, generation: 0, state: PartState::Gone };
+            if part.context == 0 {
+                continue;
+            }
+            let mut entry = filter.plugin.pool.lock(self.slot);
+            let slot = entry.slot;
+            let Some(vm) = entry.vm_of(part.generation) else { continue };
+            vm.lend(part.context, host.take());
+            let result = vm.end_stream(part.context);
+            // Whatever the filter still asked for has nothing left to happen to.
+            drop(vm.take_back(part.context, &self.cell, &mut host));
+            slot.counters.streams_deleted.add(1);
+            match result {
+                Ok(()) => entry.leave(),
+                Err(error) => {
+                    report(chain, at, &error, "the transaction is over");
+                    entry.poison(&error);
+                }
+            }
+        }
+    }
+
     fn unpark(&mut self) {
-        self.cell.set_parked(false);
+        self.cell.unpark();
         self.phase = Phase::Idle;
     }
 
     /// Counts in the filter's slot, under its lock.
-    fn tally(&self, at: usize, count: impl FnOnce(&crate::counters::SlotCounters)) {
-        let entry = self.chain.filters()[at].plugin.pool.lock(self.slot);
+    fn tally(&self, chain: &Chain, at: usize, count: impl FnOnce(&SlotCounters)) {
+        let entry = chain.filters()[at].plugin.pool.lock(self.slot);
         count(&entry.slot.counters);
     }
 
     /// Whether the filter's context still lives in its VM.
-    fn is_alive(&self, at: usize) -> bool {
+    fn is_alive(&self, chain: &Chain, at: usize) -> bool {
         let part = self.parts[at];
-        let mut entry = self.chain.filters()[at].plugin.pool.lock(self.slot);
+        let mut entry = chain.filters()[at].plugin.pool.lock(self.slot);
         part.state == PartState::Alive && entry.vm_of(part.generation).is_some()
     }
 
     /// Applies the failure policy to a filter whose context is lost. `None` goes on without it.
     #[cold]
-    fn fail(&mut self, at: usize, error: &Error) -> Option<Verdict> {
-        self.parts[at].state = PartState::Gone;
-        self.parts[at].context = 0;
-        self.fail_keeping_context(at, error)
+    fn fail(&mut self, chain: &Chain, at: usize, error: &Error) -> Option<Verdict> {
+        self.parts[at] = Part { context: 0, generation: 0, state: PartState::Gone };
+        self.apply_policy(chain, at, error)
     }
 
+    /// Applies the failure policy. `None` goes on without the filter.
     #[cold]
-    fn fail_keeping_context(&mut self, at: usize, error: &Error) -> Option<Verdict> {
-        match self.chain.filters()[at].policy {
+    fn apply_policy(&mut self, chain: &Chain, at: usize, error: &Error) -> Option<Verdict> {
+        match chain.filters()[at].policy {
             FailurePolicy::Open => {
-                self.report(at, error, "failure_policy open: the transaction goes on without it");
+                report(chain, at, error, "failure_policy open: the transaction goes on without it");
                 None
             }
             FailurePolicy::Closed => {
-                self.report(at, error, "failure_policy closed: the transaction is answered 503");
+                report(chain, at, error, "failure_policy closed: the transaction is answered 503");
                 self.failed = true;
                 Some(Verdict::Respond(Box::new(LocalResponse::text(503, "Service Unavailable\n"))))
             }
         }
     }
-
-    fn report(&self, at: usize, error: &Error, outcome: &str) {
-        let filter = &self.chain.filters()[at];
-        let backtrace = match error {
-            Error::Trap(trap) if !trap.backtrace.is_empty() => format!("; in {}", trap.backtrace.join(" < ")),
-            _ => String::new(),
-        };
-        log::error!(target: "wasm_remap", "{}: filter '{}': {error}; {outcome}{backtrace}", self.chain.label(), filter.name());
-    }
-
-    /// The number of fields of a map, pseudo-headers counted, as the header callbacks tell it.
-    fn count(&self, map: MapType) -> u32 {
-        let pseudo = crate::host::PseudoHeader::of_map(map).len();
-        let fields = self.cell.with_host(|host| host.header_count(map)).and_then(Result::ok).unwrap_or(0);
-        u32::try_from(fields + pseudo).unwrap_or(u32::MAX)
-    }
 }
 
-/// What the response callbacks are told.
-struct Response {
-    count: u32,
-    end_of_stream: bool,
+/// One line that says which rule and filter failed, how, and what became of the transaction.
+#[cold]
+fn report(chain: &Chain, at: usize, error: &Error, outcome: &str) {
+    let filter = &chain.filters()[at];
+    let backtrace = match error {
+        Error::Trap(trap) if !trap.backtrace.is_empty() => format!("; in {}", trap.backtrace.join(" < ")),
+        _ => String::new(),
+    };
+    log::error!(target: "wasm_remap", "{}: filter '{}': {error}; {outcome}{backtrace}", chain.label(), filter.name());
 }
 
 /// Leaves a slot after a callback: in order, or, after a trap, by dropping its VM.
@@ -386,11 +433,5 @@ fn finish_entry(entry: Entry<'_>, result: Result<Action, Error>) -> Result<Actio
             entry.poison(&error);
             Err(error)
         }
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.finish();
     }
 }

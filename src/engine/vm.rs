@@ -10,9 +10,10 @@ use std::time::Instant;
 
 use wasmtime::{Instance, Store, StoreLimitsBuilder, TypedFunc, WasmBacktrace, WasmParams, WasmResults};
 
-use crate::abi::{AbiVersion, Action, Callback};
-use crate::cell::StreamCell;
+use crate::abi::{AbiVersion, Action, Callback, MapType};
+use crate::cell::{Effects, StreamCell};
 use crate::error::{Error, Trap, TrapKind};
+use crate::host::{PseudoHeader, StreamHost};
 use crate::limits::epochs;
 use crate::pool::{PluginSpec, VmSpec};
 use crate::state::{Context, RootContext, VmState};
@@ -148,7 +149,11 @@ impl Vm {
                 self.call(Callback::Start, 0, budget, |_, store| main.call(store, ()))?;
             }
         } else if let Some(start) = optional::<(), ()>(instance, &mut self.store, "_start")? {
-            self.call(Callback::Start, 0, budget, |_, store| start.call(store, ()))?;
+            match self.call(Callback::Start, 0, budget, |_, store| start.call(store, ())) {
+                // A command module ends its `main` with an exit; that is how it returns.
+                Err(Error::Trap(trap)) if trap.kind == TrapKind::Exit(0) => {}
+                result => result?,
+            }
         }
         Ok(())
     }
@@ -280,30 +285,34 @@ impl Vm {
         Ok(done.len() as u64)
     }
 
-    /// Lends a stream's host to the VM. Every `lend` is followed by [`Vm::give_back`], traps included.
+    /// Lends a stream's host to the VM. Every `lend` is followed by [`Vm::take_back`], traps included.
     #[inline]
-    pub(crate) fn lend(&mut self, id: u32, cell: &StreamCell) {
+    pub(crate) fn lend(&mut self, id: u32, host: Option<Box<dyn StreamHost>>) {
         let state = self.store.data_mut();
-        state.host = cell.take_host();
+        state.host = host;
         state.host_of = id;
     }
 
-    /// Gives the host back. True if effects wait for this stream.
+    /// Takes the host back, and what the callbacks asked for.
     #[inline]
-    pub(crate) fn give_back(&mut self, id: u32, cell: &StreamCell) -> bool {
+    pub(crate) fn take_back(&mut self, id: u32, cell: &StreamCell, host: &mut Option<Box<dyn StreamHost>>) -> Effects {
         let state = self.store.data_mut();
         if state.host_of == id {
             state.host_of = 0;
-            cell.put_host(state.host.take())
+            *host = state.host.take();
         } else {
+            // The guest turned to another context meanwhile, and this stream's host went to its cell.
             state.return_host();
-            cell.put_host(None)
+            *host = cell.take_host();
         }
+        std::mem::take(&mut state.effects)
     }
 
-    /// Gives back whatever host a trap left behind in the store.
-    pub(crate) fn salvage_host(&mut self) {
-        self.store.data_mut().return_host();
+    /// Rescues what a trap left behind in the store: a host that was lent, and a line that was not yet written.
+    pub(crate) fn salvage(&mut self) {
+        let state = self.store.data_mut();
+        state.return_host();
+        crate::wasi::flush(state);
     }
 
     /// Creates a stream context. The host must have been lent under the id that [`Vm::reserve`] gave.
@@ -330,10 +339,10 @@ impl Vm {
     ///
     /// # Errors
     /// [`Error::Trap`].
-    pub(crate) fn request_headers(&mut self, id: u32, fields: u32, end_of_stream: bool) -> Result<Action, Error> {
+    pub(crate) fn request_headers(&mut self, id: u32, end_of_stream: bool) -> Result<Action, Error> {
         let budget = self.callback_epochs;
         let result = self.call(Callback::RequestHeaders, id, budget, |callbacks, store| {
-            call_headers(callbacks.request_headers.as_ref(), store, id, fields, end_of_stream)
+            call_headers(callbacks.request_headers.as_ref(), store, MapType::HttpRequestHeaders, id, end_of_stream)
         })?;
         Ok(Action::from_headers_result(result))
     }
@@ -342,10 +351,10 @@ impl Vm {
     ///
     /// # Errors
     /// [`Error::Trap`].
-    pub(crate) fn response_headers(&mut self, id: u32, fields: u32, end_of_stream: bool) -> Result<Action, Error> {
+    pub(crate) fn response_headers(&mut self, id: u32, end_of_stream: bool) -> Result<Action, Error> {
         let budget = self.callback_epochs;
         let result = self.call(Callback::ResponseHeaders, id, budget, |callbacks, store| {
-            call_headers(callbacks.response_headers.as_ref(), store, id, fields, end_of_stream)
+            call_headers(callbacks.response_headers.as_ref(), store, MapType::HttpResponseHeaders, id, end_of_stream)
         })?;
         Ok(Action::from_headers_result(result))
     }
@@ -374,7 +383,7 @@ impl Vm {
             }
             Ok(())
         })();
-        // The host goes back before its way home, the context's cell, does.
+        // A host that is not this stream's finds its way home by its context, and this one's by its cell.
         if self.store.data().host_of != id {
             self.store.data_mut().return_host();
         }
@@ -426,8 +435,13 @@ impl Vm {
             .min()
     }
 
-    /// What this entry left for the host to do. Allocates nothing where there is nothing.
+    /// Whether this entry left anything for the host to do.
     #[inline]
+    pub(crate) fn has_aftermath(&self) -> bool {
+        self.store.data().has_aftermath()
+    }
+
+    /// What this entry left for the host to do.
     pub(crate) fn aftermath(&mut self) -> Aftermath {
         let state = self.store.data_mut();
         Aftermath { woken: std::mem::take(&mut state.woken), timers_changed: std::mem::take(&mut state.timers_changed) }
@@ -451,14 +465,17 @@ impl Vm {
 fn call_headers(
     callback: Option<&HeadersCallback>,
     store: &mut Store<VmState>,
+    map: MapType,
     id: u32,
-    fields: u32,
     end_of_stream: bool,
 ) -> wasmtime::Result<i32> {
+    let Some(callback) = callback else { return Ok(0) };
+    // Pseudo-headers count, as they do in the pairs.
+    let fields = store.data_mut().host.as_deref_mut().and_then(|host| host.header_count(map).ok()).unwrap_or(0);
+    let fields = u32::try_from(fields + PseudoHeader::of_map(map).len()).unwrap_or(u32::MAX);
     match callback {
-        Some(HeadersCallback::New(callback)) => callback.call(store, (id, fields, u32::from(end_of_stream))),
-        Some(HeadersCallback::Old(callback)) => callback.call(store, (id, fields)),
-        None => Ok(0),
+        HeadersCallback::New(callback) => callback.call(store, (id, fields, u32::from(end_of_stream))),
+        HeadersCallback::Old(callback) => callback.call(store, (id, fields)),
     }
 }
 
@@ -471,7 +488,7 @@ fn size(bytes: &[u8]) -> u32 {
 /// Sorts a guest's end into its class.
 fn trap(callback: Callback, error: &wasmtime::Error) -> Error {
     let (kind, reason) = if let Some(exit) = error.downcast_ref::<crate::wasi::GuestExit>() {
-        (TrapKind::Exit, exit.to_string())
+        (TrapKind::Exit(exit.0), exit.to_string())
     } else if let Some(ours) = error.downcast_ref::<Error>() {
         (TrapKind::Hostcall, ours.to_string())
     } else {
@@ -488,7 +505,8 @@ fn trap(callback: Callback, error: &wasmtime::Error) -> Error {
         let frames = backtrace.frames().iter().take(20);
         frames
             .map(|frame| match frame.func_name() {
-                Some(name) => name.to_owned(),
+                // Without the hash, which means nothing to anybody.
+                Some(name) => format!("{:#}", rustc_demangle::demangle(name)),
                 None => format!("function {}", frame.func_index()),
             })
             .collect()

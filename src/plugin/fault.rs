@@ -16,6 +16,14 @@ pub(crate) fn inject_for(callback: &str, messages: &mut ats::messages::Messages<
     assert!(!asked, "fault injected into {callback}");
 }
 
+/// The same of a hostcall, whatever callback of the guest's makes it: its name is `hostcall`.
+#[cfg(feature = "fault-injection")]
+pub(crate) fn inject_in_hostcall(txn: &mut ats::handle::TxnHandle) {
+    if let Some(mut messages) = txn.messages() {
+        inject_for("hostcall", &mut messages);
+    }
+}
+
 #[cfg(not(feature = "fault-injection"))]
 #[inline(always)]
 pub(crate) fn inject(_callback: &str) {}
@@ -23,3 +31,7 @@ pub(crate) fn inject(_callback: &str) {}
 #[cfg(not(feature = "fault-injection"))]
 #[inline(always)]
 pub(crate) fn inject_for(_callback: &str, _messages: &mut ats::messages::Messages<'_>) {}
+
+#[cfg(not(feature = "fault-injection"))]
+#[inline(always)]
+pub(crate) fn inject_in_hostcall(_txn: &mut ats::handle::TxnHandle) {}

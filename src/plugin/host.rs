@@ -30,8 +30,11 @@ pub(crate) struct RequestLine {
     pub(crate) scheme: Option<Vec<u8>>,
 }
 
-/// A map or message that is not there (any more, or yet), or that this thread may not touch.
-const ABSENT: Error = Error::NotFound;
+/// A map or message that is not there (any more, or yet), or that this thread may not touch. A function, so that it
+/// is made (and dropped) only where it is needed.
+fn absent() -> Error {
+    Error::NotFound
+}
 
 /// What ATS refused, as the guest hears it.
 fn refused(error: ats::Error) -> Error {
@@ -46,7 +49,7 @@ impl TxnHost {
     }
 
     fn messages(&mut self) -> Result<Messages<'_>, Error> {
-        self.txn.messages().ok_or(ABSENT)
+        self.txn.messages().ok_or_else(absent)
     }
 
     /// Whether the response may be shown: ATS has something there from SEND_RESPONSE_HDR on.
@@ -63,11 +66,11 @@ impl TxnHost {
         let response = self.has_response();
         let mut messages = self.messages()?;
         match map {
-            MapType::HttpRequestHeaders => run(&mut messages.client_req_get().ok_or(ABSENT)?.headers_mut()),
+            MapType::HttpRequestHeaders => run(&mut messages.client_req_get().ok_or_else(absent)?.headers_mut()),
             MapType::HttpResponseHeaders if response => {
-                run(&mut messages.client_resp_get().ok_or(ABSENT)?.headers_mut())
+                run(&mut messages.client_resp_get().ok_or_else(absent)?.headers_mut())
             }
-            _ => Err(ABSENT),
+            _ => Err(absent()),
         }
     }
 }
@@ -78,8 +81,9 @@ impl StreamHost for TxnHost {
     }
 
     fn header(&mut self, map: MapType, name: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        crate::fault::inject_in_hostcall(&mut self.txn);
         self.with_map(map, |fields| {
-            out.extend_from_slice(fields.get_first(name).ok_or(ABSENT)?);
+            out.extend_from_slice(fields.get_first(name).ok_or_else(absent)?);
             Ok(())
         })
     }
@@ -119,23 +123,23 @@ impl StreamHost for TxnHost {
     fn pseudo_header(&mut self, pseudo: PseudoHeader, out: &mut Vec<u8>) -> Result<(), Error> {
         let has_response = self.has_response();
         let TxnHost { txn, line, .. } = self;
-        let mut messages = txn.messages().ok_or(ABSENT)?;
+        let mut messages = txn.messages().ok_or_else(absent)?;
         read_pseudo(&mut messages, line, has_response, pseudo, out)
     }
 
     fn set_pseudo_header(&mut self, pseudo: PseudoHeader, value: &[u8]) -> Result<(), Error> {
         let has_response = self.has_response();
         let TxnHost { txn, line, .. } = self;
-        let mut messages = txn.messages().ok_or(ABSENT)?;
+        let mut messages = txn.messages().ok_or_else(absent)?;
         match pseudo {
-            PseudoHeader::Method => messages.client_req_get().ok_or(ABSENT)?.set_method(value).map_err(refused),
+            PseudoHeader::Method => messages.client_req_get().ok_or_else(absent)?.set_method(value).map_err(refused),
             PseudoHeader::Path => {
                 set_path(&mut messages, value)?;
                 line.path = Some(value.to_vec());
                 Ok(())
             }
             PseudoHeader::Authority => {
-                let mut request = messages.client_req_get().ok_or(ABSENT)?;
+                let mut request = messages.client_req_get().ok_or_else(absent)?;
                 set_authority(&mut request, value)?;
                 line.authority = Some(value.to_vec());
                 Ok(())
@@ -144,32 +148,33 @@ impl StreamHost for TxnHost {
                 if !matches!(value, b"http" | b"https") {
                     return Err(Error::BadArgument(":scheme is http or https"));
                 }
-                let mut request = messages.client_req_get().ok_or(ABSENT)?;
-                request.url().ok_or(ABSENT)?.set_scheme(value).map_err(refused)?;
+                let mut request = messages.client_req_get().ok_or_else(absent)?;
+                request.url().ok_or_else(absent)?.set_scheme(value).map_err(refused)?;
                 line.scheme = Some(value.to_vec());
                 Ok(())
             }
             PseudoHeader::Status if has_response => {
                 let status = std::str::from_utf8(value).ok().and_then(|text| text.parse::<u16>().ok());
-                let status =
-                    status.filter(|status| (200..=999).contains(status)).ok_or(Error::BadArgument(":status"))?;
-                let mut response = messages.client_resp_get().ok_or(ABSENT)?;
+                let status = status
+                    .filter(|status| (200..=999).contains(status))
+                    .ok_or_else(|| Error::BadArgument(":status"))?;
+                let mut response = messages.client_resp_get().ok_or_else(absent)?;
                 response.set_status(status).map_err(refused)?;
                 response.set_reason(reason_lookup(status)).map_err(refused)
             }
-            PseudoHeader::Status => Err(ABSENT),
+            PseudoHeader::Status => Err(absent()),
         }
     }
 
     fn property(&mut self, path: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
         let has_response = self.has_response();
         let TxnHost { txn, line, .. } = self;
-        let mut messages = txn.messages().ok_or(ABSENT)?;
+        let mut messages = txn.messages().ok_or_else(absent)?;
         properties::read(&mut messages, line, has_response, path, out)
     }
 
     fn set_property(&mut self, _path: &[u8], _value: &[u8]) -> Result<(), Error> {
-        Err(ABSENT)
+        Err(absent())
     }
 
     fn request_line_changed(&self) -> bool {
@@ -193,10 +198,10 @@ pub(crate) fn read_pseudo(
         | (PseudoHeader::Authority, RequestLine { authority: Some(known), .. })
         | (PseudoHeader::Scheme, RequestLine { scheme: Some(known), .. }) => out.extend_from_slice(known),
         (PseudoHeader::Method, _) => {
-            out.extend_from_slice(messages.client_req_get().ok_or(ABSENT)?.method());
+            out.extend_from_slice(messages.client_req_get().ok_or_else(absent)?.method());
         }
         (PseudoHeader::Path, _) => {
-            messages.pristine_url_get().ok_or(ABSENT)?.write_path_and_query(out);
+            messages.pristine_url_get().ok_or_else(absent)?.write_path_and_query(out);
         }
         (PseudoHeader::Authority, _) => {
             let before = out.len();
@@ -208,18 +213,18 @@ pub(crate) fn read_pseudo(
                 }
             }
             if out.len() == before {
-                let request = messages.client_req_get().ok_or(ABSENT)?;
-                out.extend_from_slice(request.get_first(b"Host").ok_or(ABSENT)?);
+                let request = messages.client_req_get().ok_or_else(absent)?;
+                out.extend_from_slice(request.get_first(b"Host").ok_or_else(absent)?);
             }
         }
         (PseudoHeader::Scheme, _) => {
-            out.extend_from_slice(messages.pristine_url_get().ok_or(ABSENT)?.scheme());
+            out.extend_from_slice(messages.pristine_url_get().ok_or_else(absent)?.scheme());
         }
         (PseudoHeader::Status, _) if has_response => {
-            let status = messages.client_resp_get().ok_or(ABSENT)?.status();
+            let status = messages.client_resp_get().ok_or_else(absent)?.status();
             out.extend_from_slice(status.to_string().as_bytes());
         }
-        (PseudoHeader::Status, _) => return Err(ABSENT),
+        (PseudoHeader::Status, _) => return Err(absent()),
     }
     Ok(())
 }
@@ -232,8 +237,8 @@ fn set_path(messages: &mut Messages<'_>, value: &[u8]) -> Result<(), Error> {
     let from = messages.remap_from_url_get().map_or_else(Vec::new, |url| url.path().to_vec());
     let to = messages.remap_to_url_get().map_or_else(Vec::new, |url| url.path().to_vec());
     let mapped = map_path(&from, &to, value);
-    let mut request = messages.client_req_get().ok_or(ABSENT)?;
-    request.url().ok_or(ABSENT)?.set_path_and_query(&mapped).map_err(refused)
+    let mut request = messages.client_req_get().ok_or_else(absent)?;
+    request.url().ok_or_else(absent)?.set_path_and_query(&mapped).map_err(refused)
 }
 
 /// What a rule from the path `from` to the path `to` (both without their first slash, as ATS has them) makes of
@@ -267,7 +272,7 @@ fn set_authority(request: &mut Request<'_>, value: &[u8]) -> Result<(), Error> {
         _ => (text, None),
     };
     {
-        let mut url = request.url().ok_or(ABSENT)?;
+        let mut url = request.url().ok_or_else(absent)?;
         url.set_host(host.as_bytes()).map_err(refused)?;
         url.set_port(port).map_err(refused)?;
     }

@@ -41,12 +41,12 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 }
 
 fn number(out: &mut Vec<u8>, value: Option<u64>) -> Result<(), Error> {
-    out.extend_from_slice(&value.ok_or(Error::NotFound)?.to_le_bytes());
+    out.extend_from_slice(&value.ok_or_else(|| Error::NotFound)?.to_le_bytes());
     Ok(())
 }
 
 fn text(out: &mut Vec<u8>, value: Option<impl std::fmt::Display>) -> Result<(), Error> {
-    out.extend_from_slice(value.ok_or(Error::NotFound)?.to_string().as_bytes());
+    out.extend_from_slice(value.ok_or_else(|| Error::NotFound)?.to_string().as_bytes());
     Ok(())
 }
 
@@ -73,7 +73,7 @@ fn request(
             return Ok(());
         }
         b"protocol" => {
-            let version = messages.client_req_get().ok_or(Error::NotFound)?.version();
+            let version = messages.client_req_get().ok_or_else(|| Error::NotFound)?.version();
             return text(out, Some(format_args!("HTTP/{}.{}", version.major, version.minor)));
         }
         b"headers" if !key.is_empty() => key,
@@ -82,13 +82,13 @@ fn request(
         b"id" => b"X-Request-Id",
         _ => return Err(Error::NotFound),
     };
-    let request = messages.client_req_get().ok_or(Error::NotFound)?;
-    out.extend_from_slice(request.get_first(field).ok_or(Error::NotFound)?);
+    let request = messages.client_req_get().ok_or_else(|| Error::NotFound)?;
+    out.extend_from_slice(request.get_first(field).ok_or_else(|| Error::NotFound)?);
     Ok(())
 }
 
 fn response(messages: &mut Messages<'_>, name: &[u8], key: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
-    let response = messages.client_resp_get().ok_or(Error::NotFound)?;
+    let response = messages.client_resp_get().ok_or_else(|| Error::NotFound)?;
     match name {
         b"code" => number(out, Some(u64::from(response.status()))),
         b"code_details" => {
@@ -96,7 +96,7 @@ fn response(messages: &mut Messages<'_>, name: &[u8], key: &[u8], out: &mut Vec<
             Ok(())
         }
         b"headers" if !key.is_empty() => {
-            out.extend_from_slice(response.get_first(key).ok_or(Error::NotFound)?);
+            out.extend_from_slice(response.get_first(key).ok_or_else(|| Error::NotFound)?);
             Ok(())
         }
         _ => Err(Error::NotFound),

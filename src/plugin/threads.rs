@@ -62,8 +62,16 @@ fn register() -> usize {
     slot
 }
 
-/// Slots whose timers changed, on their way to the thread that sets them.
-static CHANGED: OnceLock<Sender<usize>> = OnceLock::new();
+/// What is left to the thread `wasm-timers`.
+enum Errand {
+    /// The timers of this slot changed.
+    Arm(usize),
+    /// Anything that has to wait for a lock.
+    Run(Box<dyn FnOnce() + Send>),
+}
+
+/// Errands on their way to that thread.
+static ERRANDS: OnceLock<Sender<Errand>> = OnceLock::new();
 
 /// Starts the thread that sets timers, and has every event thread take its slot now, so that ticks run before the first request. ATS deals these calls out
 /// to its threads in turn; a thread that is left out is served when its first transaction comes.
@@ -71,16 +79,19 @@ static CHANGED: OnceLock<Sender<usize>> = OnceLock::new();
 /// # Errors
 /// The thread cannot be started.
 pub(crate) fn start(slots: usize) -> Result<(), String> {
-    let (changed, slots_changed) = crossbeam::channel::unbounded();
+    let (sender, errands) = crossbeam::channel::unbounded();
     let body = move || {
         let _attached = AttachedThread::attach();
-        for slot in slots_changed {
-            arm(slot);
+        for errand in errands {
+            ats::guard::run("wasm-timers", (), || match errand {
+                Errand::Arm(slot) => arm(slot),
+                Errand::Run(work) => work(),
+            });
         }
     };
     let thread = std::thread::Builder::new().name("wasm-timers".to_owned());
     thread.spawn(body).map_err(|error| format!("the thread wasm-timers does not start: {error}"))?;
-    let _ = CHANGED.set(changed);
+    let _ = ERRANDS.set(sender);
     for _ in 0..slots {
         let greeting = Continuation::new(Greeter { own: Mutex::new(None) });
         let Ok(greeting) = greeting else { break };
@@ -146,9 +157,18 @@ impl Ticker {
 
 /// The engine's word that a slot's timers changed, from any thread.
 pub(crate) fn timers_changed(slot: usize) {
-    if let Some(changed) = CHANGED.get() {
+    send(Errand::Arm(slot));
+}
+
+/// Runs `work` soon, on a thread that ATS knows and that carries no traffic.
+pub(crate) fn run(work: impl FnOnce() + Send + 'static) {
+    send(Errand::Run(Box::new(work)));
+}
+
+fn send(errand: Errand) {
+    if let Some(errands) = ERRANDS.get() {
         // The receiver lives as long as the process.
-        let _ = changed.send(slot);
+        let _ = errands.send(errand);
     }
 }
 

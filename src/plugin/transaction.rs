@@ -99,7 +99,6 @@ pub(crate) fn begin(rule: &Rule, request: &mut RemapRequest<'_>, handle: TxnHand
             return did_remap;
         }
     };
-    let shared = cont.as_ref().share();
     let mut hooks = Ok(());
     if sends {
         hooks = hooks.and_then(|()| txn.hook_add(HookId::SEND_RESPONSE_HDR, cont.as_ref()));
@@ -111,9 +110,6 @@ pub(crate) fn begin(rule: &Rule, request: &mut RemapRequest<'_>, handle: TxnHand
         log::error!("{}: no hook: {error}", chain.label());
         reply::refuse(txn);
         return did_remap;
-    }
-    if paused {
-        shared.state.lock().wait(&shared);
     }
     // From here on the continuation belongs to the transaction: its TXN_CLOSE destroys it.
     drop(cont);
@@ -148,37 +144,38 @@ impl Handler for Transaction {
         }
         let next = if event == Event::HTTP_POST_REMAP {
             fault::inject_for("POST_REMAP", &mut hook.messages());
-            let mut state = self.state.lock();
-            let verdict = state.stream.resume();
-            state.decide(verdict, &mut hook.messages())
+            self.state.lock().go_on(&mut hook.messages())
         } else if event == Event::HTTP_SEND_RESPONSE_HDR {
             fault::inject_for("SEND_RESPONSE_HDR", &mut hook.messages());
             self.state.lock().respond(&mut hook.messages())
         } else {
             Next::Resume
         };
-        self.act(next, hook, Some(cont.share()));
+        self.act(next, hook, &cont.share());
+    }
+
+    /// A transaction is held with its contexts alive; those end with it, also if we are what fails.
+    fn abandon(&self) {
+        self.state.lock().close();
     }
 }
 
 impl Transaction {
     /// The last thing that a handler does.
-    fn act(&self, next: Next, hook: Hook, this: Option<Shared<Transaction>>) {
+    fn act(&self, next: Next, hook: Hook, this: &Shared<Transaction>) {
         match next {
             Next::Resume => hook.resume(),
             Next::Error => hook.error(),
             Next::Hold => {
                 let mut state = self.state.lock();
                 state.held = Some(hook.pause());
-                if let Some(this) = this {
-                    state.wait(&this);
-                }
+                state.wait(this);
             }
         }
     }
 
     /// The waker's or the timer's call, on the transaction's thread.
-    fn wake(&self) {
+    fn wake(&self, this: &Shared<Transaction>) {
         let (next, hook) = {
             let mut state = self.state.lock();
             // Not held (yet): POST_REMAP will ask the stream itself.
@@ -190,12 +187,10 @@ impl Transaction {
                     return;
                 }
             };
-            let expired = state.deadline.is_some_and(|deadline| deadline <= Instant::now());
-            let verdict = if expired { state.stream.pause_expired() } else { state.stream.resume() };
-            let next = state.decide(verdict, &mut hook.messages());
+            let next = state.go_on(&mut hook.messages());
             (next, hook)
         };
-        self.act(next, hook, None);
+        self.act(next, hook, this);
     }
 }
 
@@ -203,12 +198,24 @@ impl State {
     /// SEND_RESPONSE_HDR: writes a reply that waits, then shows the response to the chain.
     fn respond(&mut self, messages: &mut Messages<'_>) -> Next {
         self.stage = Stage::Response;
+        self.deadline = None;
         if let Some(response) = self.reply.take() {
             reply::write(messages, &response);
             self.replied = true;
         }
         let end_of_stream = ends_with_headers(messages);
         let verdict = self.stream.response_headers(end_of_stream);
+        self.decide(verdict, messages)
+    }
+
+    /// Asks the chain again after a pause, in whose place another filter's may have come.
+    fn go_on(&mut self, messages: &mut Messages<'_>) -> Next {
+        let holder = self.stream.holder();
+        let expired = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let verdict = if expired { self.stream.pause_expired() } else { self.stream.resume() };
+        if self.stream.holder() != holder {
+            self.deadline = None;
+        }
         self.decide(verdict, messages)
     }
 
@@ -240,27 +247,32 @@ impl State {
 
     /// Sees to it that a transaction that waits is come back to: when a filter asks for it, and when its time is up.
     fn wait(&mut self, this: &Shared<Transaction>) {
-        let limit = self.stream.pause_limit();
-        self.deadline = Some(Instant::now() + limit);
+        let now = Instant::now();
+        let deadline = *self.deadline.get_or_insert_with(|| now + self.stream.pause_limit());
         let Some(thread) = EventThread::current() else { return };
-        let resumer = Continuation::new(Resumer { transaction: this.clone(), timer: Mutex::default() });
-        let resumer = match resumer {
-            Ok(resumer) => Arc::new(resumer),
-            Err(error) => {
-                log::error!("a paused transaction has no timer: {error}");
-                return;
-            }
+        let resumer = match &self.resumer {
+            Some(resumer) => Arc::clone(resumer),
+            None => match Continuation::new(Resumer { transaction: this.clone(), timer: Mutex::default() }) {
+                Ok(resumer) => Arc::clone(self.resumer.insert(Arc::new(resumer))),
+                Err(error) => {
+                    log::error!("a paused transaction has no timer: {error}");
+                    return;
+                }
+            },
         };
-        // A millisecond more, so that the deadline has passed when the timer comes.
-        match (*resumer).as_ref().schedule_on_thread(limit + Duration::from_millis(1), thread) {
-            Ok(timer) => *(*resumer).as_ref().share().timer.lock() = Some(timer),
-            Err(error) => log::error!("a paused transaction has no timer: {error}"),
-        }
-        self.resumer = Some(Arc::clone(&resumer));
+        // ATS's timers may be early, since its clock stands still while a thread works: then this runs again.
+        let left = deadline.saturating_duration_since(now) + Duration::from_millis(1);
+        (*resumer).as_ref().share().arm((*resumer).as_ref(), left, thread);
         self.stream.set_waker(Box::new(move || {
-            if let Err(error) = (*resumer).as_ref().schedule_on_thread(Duration::ZERO, thread) {
-                log::error!("a paused transaction cannot be resumed: {error}");
-            }
+            let resumer = Arc::clone(&resumer);
+            let resume = move || {
+                if let Err(error) = (*resumer).as_ref().schedule_on_thread(Duration::ZERO, thread) {
+                    log::error!("a paused transaction cannot be resumed: {error}");
+                }
+            };
+            // From elsewhere, taking the resumer's mutex here would be to wait for its handler, which may wait for
+            // the lock under which we are called.
+            if thread.is_current() { resume() } else { threads::run(resume) }
         }));
     }
 
@@ -283,6 +295,21 @@ impl Handler for Resumer {
     const NAME: &'static str = "wasm_remap paused transaction";
 
     fn handle(&self, _cont: ContRef<'_, Self>, _event: Event, _edata: Edata) {
-        self.transaction.wake();
+        self.transaction.wake(&self.transaction);
+    }
+}
+
+impl Resumer {
+    /// Sets the timer, in place of an earlier one. On the transaction's thread.
+    fn arm(&self, cont: ContRef<'_, Self>, delay: Duration, thread: EventThread) {
+        let mut timer = self.timer.lock();
+        if let Some(earlier) = timer.take() {
+            // False if it is the one that brought us here.
+            let _ = cont.cancel(earlier);
+        }
+        match cont.schedule_on_thread(delay, thread) {
+            Ok(action) => *timer = Some(action),
+            Err(error) => log::error!("a paused transaction has no timer: {error}"),
+        }
     }
 }

@@ -12,7 +12,7 @@ fn fixed(state: &VmState, buffer: BufferType) -> Result<Arc<[u8]>, Error> {
     match buffer {
         BufferType::VmConfiguration => Ok(Arc::clone(&state.spec.vm_configuration)),
         BufferType::PluginConfiguration => {
-            state.root().map(|root| Arc::clone(&root.plugin.configuration)).ok_or(Error::NotFound)
+            state.root().map(|root| Arc::clone(&root.plugin.configuration)).ok_or_else(|| Error::NotFound)
         }
         BufferType::HttpRequestBody
         | BufferType::HttpResponseBody
@@ -42,7 +42,7 @@ pub(super) fn get_buffer_bytes(
     data: i32,
     size: i32,
 ) -> Result<(), Error> {
-    let buffer = BufferType::from_wire(buffer).ok_or(Error::BadArgument("buffer"))?;
+    let buffer = BufferType::from_wire(buffer).ok_or_else(|| Error::BadArgument("buffer"))?;
     let bytes = fixed(guest.data(), buffer)?;
     let start = (start.cast_unsigned() as usize).min(bytes.len());
     let end = start.saturating_add(max.cast_unsigned() as usize).min(bytes.len());
@@ -50,7 +50,7 @@ pub(super) fn get_buffer_bytes(
 }
 
 pub(super) fn get_buffer_status(guest: &mut Guest<'_>, buffer: i32, size: i32, flags: i32) -> Result<(), Error> {
-    let buffer = BufferType::from_wire(buffer).ok_or(Error::BadArgument("buffer"))?;
+    let buffer = BufferType::from_wire(buffer).ok_or_else(|| Error::BadArgument("buffer"))?;
     let len = u32::try_from(fixed(guest.data(), buffer)?.len()).map_err(|_| Error::TooLarge("buffer"))?;
     let (memory, _) = memory::split(guest)?;
     memory::write_u32(memory, size, len)?;
@@ -65,7 +65,7 @@ pub(super) fn set_buffer_bytes(
     data: i32,
     data_size: i32,
 ) -> Result<(), Error> {
-    let buffer = BufferType::from_wire(buffer).ok_or(Error::BadArgument("buffer"))?;
+    let buffer = BufferType::from_wire(buffer).ok_or_else(|| Error::BadArgument("buffer"))?;
     let (memory, state) = memory::split(guest)?;
     memory::bytes(memory, data, data_size)?;
     fixed(state, buffer)?;

@@ -24,7 +24,7 @@ pub(super) fn set_effective_context(guest: &mut Guest<'_>, id: i32) -> Result<()
 
 pub(super) fn set_tick_period_milliseconds(guest: &mut Guest<'_>, period: i32) -> Result<(), Error> {
     let state = guest.data_mut();
-    let root = state.root_mut().ok_or(Error::BadArgument("no plugin context"))?;
+    let root = state.root_mut().ok_or_else(|| Error::BadArgument("no plugin context"))?;
     root.tick_period = Duration::from_millis(u64::from(period.cast_unsigned()));
     root.tick_due = (!root.tick_period.is_zero()).then(|| Instant::now() + root.tick_period);
     state.timers_changed = true;

@@ -22,7 +22,7 @@ pub(super) fn send_local_response(
     let status = u16::try_from(status)
         .ok()
         .filter(|status| (200..=999).contains(status))
-        .ok_or(Error::BadArgument("status code"))?;
+        .ok_or_else(|| Error::BadArgument("status code"))?;
     let (memory, state) = memory::split(guest)?;
     let details = memory::bytes(memory, details, details_size)?;
     let body = memory::bytes(memory, body, body_size)?;

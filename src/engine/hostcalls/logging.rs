@@ -14,7 +14,7 @@ pub const GUEST_TARGET: &str = "wasm_remap::guest";
 const MAX_LINE: usize = 16 << 10;
 
 pub(super) fn log(guest: &mut Guest<'_>, level: i32, data: i32, size: i32) -> Result<(), Error> {
-    let level = LogLevel::from_wire(level).ok_or(Error::BadArgument("log level"))?;
+    let level = LogLevel::from_wire(level).ok_or_else(|| Error::BadArgument("log level"))?;
     let (memory, state) = memory::split(guest)?;
     let message = memory::bytes(memory, data, size)?;
     write_line(state, level, message);

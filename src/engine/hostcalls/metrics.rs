@@ -25,7 +25,7 @@ pub(super) fn define_metric(
     name_size: i32,
     id: i32,
 ) -> Result<(), Error> {
-    let metric_type = MetricType::from_wire(metric_type).ok_or(Error::BadArgument("metric type"))?;
+    let metric_type = MetricType::from_wire(metric_type).ok_or_else(|| Error::BadArgument("metric type"))?;
     let (memory, state) = memory::split(guest)?;
     let name = memory::bytes(memory, name, name_size)?;
     let name = std::str::from_utf8(name).map_err(|_| Error::BadArgument("metric name"))?;

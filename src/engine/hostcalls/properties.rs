@@ -10,7 +10,7 @@ fn trim(path: &[u8]) -> &[u8] {
 }
 
 fn find(state: &mut VmState, path: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
-    let root = state.root().ok_or(Error::NotFound)?;
+    let root = state.root().ok_or_else(|| Error::NotFound)?;
     match path {
         b"plugin_name" => out.extend_from_slice(root.plugin.name.as_bytes()),
         b"plugin_root_id" => out.extend_from_slice(root.plugin.root_id.as_bytes()),

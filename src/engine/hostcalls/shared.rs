@@ -51,7 +51,7 @@ pub(super) fn get_shared_data(
     memory::with_scratch(guest, |guest, scratch| {
         let (memory, state) = memory::split(guest)?;
         let key = memory::bytes(memory, key, key_size)?;
-        let version = state.shared.data.get(&state.spec.vm_id, key, scratch).ok_or(Error::NotFound)?;
+        let version = state.shared.data.get(&state.spec.vm_id, key, scratch).ok_or_else(|| Error::NotFound)?;
         memory::return_bytes(guest, scratch, data, size)?;
         let (memory, _) = memory::split(guest)?;
         memory::write_u32(memory, cas, version)
@@ -81,7 +81,7 @@ pub(super) fn resolve_shared_queue(
         [] => state.spec.vm_id.as_str(),
         vm_id => std::str::from_utf8(vm_id).map_err(|_| Error::NotFound)?,
     };
-    let queue = state.shared.queues.resolve(vm_id, name).ok_or(Error::NotFound)?;
+    let queue = state.shared.queues.resolve(vm_id, name).ok_or_else(|| Error::NotFound)?;
     memory::write_u32(memory, id, queue)
 }
 

@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::memory::{self, Guest};
 
 pub(super) fn continue_stream(guest: &mut Guest<'_>, stream: i32) -> Result<(), Error> {
-    match StreamType::from_wire(stream).ok_or(Error::BadArgument("stream type"))? {
+    match StreamType::from_wire(stream).ok_or_else(|| Error::BadArgument("stream type"))? {
         StreamType::HttpRequest => continue_request(guest),
         StreamType::HttpResponse => continue_response(guest),
         StreamType::Downstream | StreamType::Upstream => Err(Error::BadArgument("no TCP stream here")),
@@ -13,7 +13,7 @@ pub(super) fn continue_stream(guest: &mut Guest<'_>, stream: i32) -> Result<(), 
 }
 
 pub(super) fn close_stream(guest: &mut Guest<'_>, stream: i32) -> Result<(), Error> {
-    match StreamType::from_wire(stream).ok_or(Error::BadArgument("stream type"))? {
+    match StreamType::from_wire(stream).ok_or_else(|| Error::BadArgument("stream type"))? {
         StreamType::HttpRequest | StreamType::HttpResponse => {
             guest.data_mut().record_effect(|effects| effects.close = true)
         }
