@@ -30,7 +30,7 @@ pub(crate) struct Effects {
 pub(crate) type StreamProperties = Vec<(Box<[u8]>, Vec<u8>)>;
 
 struct Inner {
-    /// `None` while the host is lent to a VM, and after the stream has ended.
+    /// Here while the stream is paused, or may be acted on by callbacks of other contexts; else with its driver.
     host: Option<Box<dyn StreamHost>>,
     effects: Effects,
     properties: StreamProperties,
@@ -53,10 +53,10 @@ impl std::fmt::Debug for StreamCell {
 }
 
 impl StreamCell {
-    pub(crate) fn new(host: Box<dyn StreamHost>) -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(StreamCell {
             inner: Mutex::new(Inner {
-                host: Some(host),
+                host: None,
                 effects: Effects::default(),
                 properties: Vec::new(),
                 parked: false,
@@ -126,7 +126,7 @@ impl StreamCell {
     }
 
     /// Runs `f` on the host, unless it is lent to a VM or gone.
-    pub fn with_host<R>(&self, f: impl FnOnce(&mut dyn StreamHost) -> R) -> Option<R> {
+    pub(crate) fn with_host<R>(&self, f: impl FnOnce(&mut dyn StreamHost) -> R) -> Option<R> {
         match self.inner.lock().host.as_mut() {
             Some(host) => Some(f(host.as_mut())),
             None => None,

@@ -104,6 +104,12 @@ impl Chain {
         &self.filters
     }
 
+    /// Whether some filter has callbacks outside of streams, from which it may act on them.
+    #[inline]
+    pub(crate) fn is_asynchronous(&self) -> bool {
+        self.filters.iter().any(|filter| filter.plugin.pool.is_asynchronous())
+    }
+
     /// Which callbacks the chain needs to see.
     #[must_use]
     pub fn needs(&self) -> Needs {

@@ -4,6 +4,7 @@
 //! is dropped at once and built anew: by the rebuilder thread, or by the next request if that comes first.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -158,6 +159,8 @@ pub(crate) struct Pool {
     pub(crate) spec: Arc<VmSpec>,
     slots: Box<[Slot]>,
     plugins: Mutex<Plugins>,
+    /// Some VM has, or had, callbacks outside of streams. Never goes back: it costs little to be wrong.
+    asynchronous: AtomicBool,
     /// Serialises additions: they take long, and must see each other's work.
     adding: Mutex<()>,
 }
@@ -172,7 +175,22 @@ impl Pool {
     pub(crate) fn new(runtime: Runtime, spec: VmSpec) -> Arc<Self> {
         let slots =
             (0..runtime.slots()).map(|_| Slot { inner: Mutex::default(), counters: SlotCounters::default() }).collect();
-        Arc::new(Pool { runtime, spec: Arc::new(spec), slots, plugins: Mutex::default(), adding: Mutex::default() })
+        Arc::new(Pool {
+            runtime,
+            spec: Arc::new(spec),
+            slots,
+            plugins: Mutex::default(),
+            asynchronous: AtomicBool::new(false),
+            adding: Mutex::default(),
+        })
+    }
+
+    /// Whether callbacks outside of streams may act on this pool's streams.
+    #[inline]
+    pub(crate) fn is_asynchronous(&self) -> bool {
+        // The flag is set under the slot's lock, by the VM that is about to have such callbacks; its own streams run
+        // under the same lock. Streams of other slots are out of its reach.
+        self.asynchronous.load(Ordering::Relaxed)
     }
 
     pub(crate) fn counters(&self) -> Counters {
@@ -230,7 +248,7 @@ impl Pool {
                 .map(|_| {
                     scope.spawn(|| {
                         loop {
-                            let slot = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                            let slot = next.fetch_add(1, Ordering::Relaxed);
                             if slot >= self.slots.len() {
                                 return Ok(());
                             }
@@ -388,6 +406,9 @@ impl Entry<'_> {
                 *root = Some(vm.add_root(spec)?);
             }
         }
+        if vm.next_tick().is_some() {
+            self.pool.asynchronous.store(true, Ordering::Relaxed);
+        }
         self.slot.counters.vms_built.add(1);
         self.slot.counters.roots_created.add(roots.iter().flatten().count() as u64);
         // A configuration knows no streams, so timers are all that it can leave behind.
@@ -406,7 +427,10 @@ impl Entry<'_> {
         let Some(vm) = self.guard.vm.as_deref_mut() else { return Ok(()) };
         match vm.add_root(spec) {
             Ok(id) => {
-                self.timers_changed |= vm.aftermath().timers_changed;
+                if vm.aftermath().timers_changed {
+                    self.timers_changed = true;
+                    self.pool.asynchronous.store(true, Ordering::Relaxed);
+                }
                 if self.guard.roots.len() <= index {
                     self.guard.roots.resize(index + 1, None);
                 }
@@ -449,6 +473,9 @@ impl Entry<'_> {
         let mut aftermath = Aftermath::default();
         if let Some(vm) = self.guard.vm.as_deref_mut() {
             aftermath = vm.aftermath();
+            if aftermath.asynchronous {
+                self.pool.asynchronous.store(true, Ordering::Relaxed);
+            }
             match vm.delete_done_roots() {
                 Ok(0) => {}
                 Ok(deleted) => self.slot.counters.roots_deleted.add(deleted),

@@ -96,6 +96,8 @@ pub(crate) struct VmState {
     pub(crate) woken: Vec<Arc<StreamCell>>,
     /// A root context's tick period changed during this entry.
     pub(crate) timers_changed: bool,
+    /// A callback acted on a stream that was not its own: from now on, streams of this pool must look for that.
+    pub(crate) reached_out: bool,
     /// A root context called `proxy_done` during this entry.
     pub(crate) roots_done: Vec<u32>,
     /// Reused for every value on its way into the guest.
@@ -123,6 +125,7 @@ impl VmState {
             contexts: Contexts::default(),
             woken: Vec::new(),
             timers_changed: false,
+            reached_out: false,
             roots_done: Vec::new(),
             scratch: Vec::with_capacity(1024),
             stdio: [Vec::new(), Vec::new()],
@@ -235,8 +238,11 @@ impl VmState {
         if own {
             change(&mut self.effects);
             self.effects.any = true;
-        } else if cell.record(change) {
-            self.woken.push(Arc::clone(cell));
+        } else {
+            self.reached_out = true;
+            if cell.record(change) {
+                self.woken.push(Arc::clone(cell));
+            }
         }
         Ok(())
     }
@@ -244,6 +250,6 @@ impl VmState {
     /// Whether an entry left anything for the host to do.
     #[inline]
     pub(crate) fn has_aftermath(&self) -> bool {
-        !self.woken.is_empty() || self.timers_changed || !self.roots_done.is_empty()
+        !self.woken.is_empty() || self.timers_changed || self.reached_out || !self.roots_done.is_empty()
     }
 }

@@ -65,17 +65,24 @@ enum PartState {
 }
 
 /// One transaction in a chain. Lives with the transaction; used by one thread at a time.
-#[derive(Debug)]
 pub struct Stream {
     chain: Arc<Chain>,
     course: Course,
 }
 
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Course { phase, parts, .. } = &self.course;
+        f.debug_struct("Stream").field("phase", phase).field("parts", parts).finish_non_exhaustive()
+    }
+}
+
 /// What changes while a stream runs. Apart from the chain, so that both can be borrowed side by side.
-#[derive(Debug)]
 struct Course {
     slot: usize,
     cell: Arc<StreamCell>,
+    /// The host between callbacks, unless it waits in the cell, where callbacks of other contexts find it.
+    host: Host,
     parts: SmallVec<[Part; 4]>,
     phase: Phase,
     /// A filter failed closed: the answer is the policy's, and no filter sees it.
@@ -96,7 +103,8 @@ impl Stream {
         let parts = SmallVec::from_elem(part, chain.filters().len());
         let course = Course {
             slot,
-            cell: StreamCell::new(host),
+            cell: StreamCell::new(),
+            host: Some(host),
             parts,
             phase: Phase::Idle,
             failed: false,
@@ -107,10 +115,12 @@ impl Stream {
         Stream { chain, course }
     }
 
-    /// The host, between callbacks.
-    #[must_use]
-    pub fn cell(&self) -> &Arc<StreamCell> {
-        &self.course.cell
+    /// Runs `f` on the host, between callbacks. `None` while a callback of another context has it.
+    pub fn with_host<R>(&mut self, f: impl FnOnce(&mut dyn StreamHost) -> R) -> Option<R> {
+        match self.course.host.as_mut() {
+            Some(host) => Some(f(host.as_mut())),
+            None => self.course.cell.with_host(f),
+        }
     }
 
     /// Whom to call when a paused stream has reason to be resumed.
@@ -186,14 +196,29 @@ impl Course {
     /// Shows the headers to the filters from where `phase` stands: its filter and those behind it for a request,
     /// those before it for a response.
     fn run(&mut self, chain: &Chain, phase: Phase) -> Verdict {
-        let mut host = self.cell.take_host();
+        // While no filter of the chain has callbacks outside of streams (ticks, say), nobody else can act on this
+        // stream, and neither the host nor effects need to go through the cell and its lock.
+        if chain.is_asynchronous() {
+            let effects = self.cell.take_effects();
+            if let Some(response) = effects.local_response {
+                return Verdict::Respond(response);
+            }
+            if effects.close {
+                return Verdict::Close;
+            }
+        }
+        let mut host = self.host.take().or_else(|| self.cell.take_host());
         let verdict = match phase {
             Phase::Idle => Verdict::Continue,
             Phase::RequestHeaders(from) => self.run_request_headers(chain, from, &mut host),
             Phase::ResponseHeaders(below) => self.run_response_headers(chain, below, &mut host),
         };
-        // Parked only now that the host is back: from here on, other callbacks may act on this stream.
-        self.cell.put_host(host, verdict == Verdict::Pause);
+        let paused = verdict == Verdict::Pause;
+        if paused || chain.is_asynchronous() {
+            self.cell.put_host(host, paused);
+        } else {
+            self.host = host;
+        }
         verdict
     }
 
@@ -344,7 +369,10 @@ impl Course {
         }
         self.phase = Phase::Idle;
         // Nobody may act on the stream any more; the host goes with the last of its callbacks.
-        let mut host = self.cell.close();
+        let mut host = match self.host.take() {
+            Some(host) if !chain.is_asynchronous() => Some(host),
+            host => host.or(self.cell.close()),
+        };
         for (at, filter) in chain.filters().iter().enumerate() {
             let part = self.parts[at];
             self.parts[at] = Part { context: 0, generation: 0, state: PartState::Gone };

@@ -56,6 +56,8 @@ pub(crate) struct Aftermath {
     pub(crate) woken: Vec<Arc<StreamCell>>,
     /// A tick period changed.
     pub(crate) timers_changed: bool,
+    /// A callback acted, or from now on may act, on streams that are not its own.
+    pub(crate) asynchronous: bool,
 }
 
 impl Aftermath {
@@ -444,7 +446,9 @@ impl Vm {
     /// What this entry left for the host to do.
     pub(crate) fn aftermath(&mut self) -> Aftermath {
         let state = self.store.data_mut();
-        Aftermath { woken: std::mem::take(&mut state.woken), timers_changed: std::mem::take(&mut state.timers_changed) }
+        let timers_changed = std::mem::take(&mut state.timers_changed);
+        let asynchronous = std::mem::take(&mut state.reached_out) || timers_changed;
+        Aftermath { woken: std::mem::take(&mut state.woken), timers_changed, asynchronous }
     }
 
     /// The cells of every live stream, and how many plugin contexts there are: for a VM that is going.
