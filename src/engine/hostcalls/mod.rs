@@ -290,6 +290,10 @@ fn fail(error: Error) -> wasmtime::Result<i32> {
 }
 
 #[cfg(test)]
+#[path = "tests.rs"]
+mod calls;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
