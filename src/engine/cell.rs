@@ -127,10 +127,9 @@ impl StreamCell {
 
     /// Runs `f` on the host, unless it is lent to a VM or gone.
     pub(crate) fn with_host<R>(&self, f: impl FnOnce(&mut dyn StreamHost) -> R) -> Option<R> {
-        match self.inner.lock().host.as_mut() {
-            Some(host) => Some(f(host.as_mut())),
-            None => None,
-        }
+        let mut inner = self.inner.lock();
+        let host = inner.host.as_mut()?;
+        Some(f(host.as_mut()))
     }
 
     /// Appends the value kept for `path` to `out`; false if there is none.

@@ -11,6 +11,7 @@ use crate::abi::{AbiVersion, Callback};
 use crate::cell::{Effects, StreamCell};
 use crate::error::Error;
 use crate::host::StreamHost;
+use crate::limits::Stopwatch;
 use crate::pool::VmSpec;
 
 /// A root context: one filter configuration in this VM.
@@ -76,6 +77,8 @@ pub(crate) struct VmState {
     pub(crate) alloc: Option<Box<TypedFunc<u32, u32>>>,
     /// The ABI version of the module.
     pub(crate) abi: AbiVersion,
+    /// Holds the callback that runs to its time.
+    pub(crate) stopwatch: Stopwatch,
     /// Memory and table ceilings.
     pub(crate) limits: StoreLimits,
     /// The callback that runs now.
@@ -115,6 +118,7 @@ impl VmState {
             memory: None,
             alloc: None,
             abi,
+            stopwatch: Stopwatch::default(),
             limits,
             callback: Callback::Start,
             true_context: 0,

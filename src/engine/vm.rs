@@ -6,15 +6,17 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use wasmtime::{Instance, Store, StoreLimitsBuilder, TypedFunc, WasmBacktrace, WasmParams, WasmResults};
+use wasmtime::{
+    Instance, Store, StoreLimitsBuilder, TypedFunc, UpdateDeadline, WasmBacktrace, WasmParams, WasmResults,
+};
 
 use crate::abi::{AbiVersion, Action, Callback, MapType};
 use crate::cell::{Effects, StreamCell};
 use crate::error::{Error, Trap, TrapKind};
 use crate::host::{PseudoHeader, StreamHost};
-use crate::limits::epochs;
+use crate::limits::FIRST_LOOK;
 use crate::pool::{PluginSpec, VmSpec};
 use crate::state::{Context, RootContext, VmState};
 
@@ -45,8 +47,8 @@ pub(crate) struct Vm {
     callbacks: Callbacks,
     /// The id of the latest context; ids of live contexts are not given again.
     last_id: u32,
-    callback_epochs: u64,
-    configure_epochs: u64,
+    callback_time: Duration,
+    configure_time: Duration,
 }
 
 /// What an entry left behind for the host, to be dealt with once the VM's lock is released.
@@ -110,8 +112,11 @@ impl Vm {
         let state = VmState::new(Arc::clone(spec), Arc::clone(&runtime.0.shared), limits);
         let mut store = Store::new(&runtime.0.engine, state);
         store.limiter(|state| &mut state.limits);
-        let configure_epochs = epochs(spec.limits.configure);
-        store.set_epoch_deadline(configure_epochs);
+        store.epoch_deadline_callback(|mut guest| {
+            Ok(guest.data_mut().stopwatch.look().map_or(UpdateDeadline::Interrupt, UpdateDeadline::Continue))
+        });
+        store.data_mut().stopwatch.start(spec.limits.configure);
+        store.set_epoch_deadline(FIRST_LOOK);
         let instance = spec.module.pre.instantiate(&mut store).map_err(|error| trap(Callback::Start, &error))?;
         let memory =
             instance.get_memory(&mut store, "memory").ok_or_else(|| Error::Module("exports no memory".to_owned()))?;
@@ -132,8 +137,13 @@ impl Vm {
             Some(alloc) => Some(alloc),
             None => optional(&instance, &mut store, "malloc")?,
         };
-        let mut vm =
-            Vm { store, callbacks, last_id: 0, callback_epochs: epochs(spec.limits.callback), configure_epochs };
+        let mut vm = Vm {
+            store,
+            callbacks,
+            last_id: 0,
+            callback_time: spec.limits.callback,
+            configure_time: spec.limits.configure,
+        };
         vm.start(&instance)?;
         // Only now: its absence is what restricts hostcalls during the start function.
         vm.store.data_mut().alloc = alloc.map(Box::new);
@@ -142,7 +152,7 @@ impl Vm {
 
     /// `_initialize`, then `main` where there is one; else `_start`.
     fn start(&mut self, instance: &Instance) -> Result<(), Error> {
-        let budget = self.configure_epochs;
+        let budget = self.configure_time;
         if let Some(initialize) = optional::<(), ()>(instance, &mut self.store, "_initialize")? {
             self.call(Callback::Start, 0, budget, |_, store| initialize.call(store, ()))?;
             if let Ok(Some(main)) = optional::<(u32, u32), u32>(instance, &mut self.store, "main") {
@@ -166,7 +176,7 @@ impl Vm {
         &mut self,
         callback: Callback,
         context: u32,
-        budget: u64,
+        budget: Duration,
         run: impl FnOnce(&Callbacks, &mut Store<VmState>) -> wasmtime::Result<R>,
     ) -> Result<R, Error> {
         let state = self.store.data_mut();
@@ -176,7 +186,8 @@ impl Vm {
         if let Some(host) = state.host.as_deref_mut() {
             host.begin(callback);
         }
-        self.store.set_epoch_deadline(budget);
+        state.stopwatch.start(budget);
+        self.store.set_epoch_deadline(FIRST_LOOK);
         // A panic of ours in a hostcall unwinds through the guest's frames. The VM is dropped afterwards, so no
         // state that the panic left half changed is ever looked at: hence AssertUnwindSafe.
         match catch_unwind(AssertUnwindSafe(|| run(&self.callbacks, &mut self.store))) {
@@ -201,7 +212,7 @@ impl Vm {
     /// [`Error::Start`] if the guest refuses, [`Error::Trap`] if it traps.
     pub(crate) fn add_root(&mut self, plugin: &Arc<PluginSpec>) -> Result<u32, Error> {
         let id = self.next_id();
-        let budget = self.configure_epochs;
+        let budget = self.configure_time;
         let root = RootContext {
             plugin: Arc::clone(plugin),
             tick_period: std::time::Duration::ZERO,
@@ -249,7 +260,7 @@ impl Vm {
     /// # Errors
     /// [`Error::Trap`].
     pub(crate) fn remove_root(&mut self, id: u32) -> Result<bool, Error> {
-        let budget = self.callback_epochs;
+        let budget = self.callback_time;
         let done = self.call(Callback::Done, id, budget, |callbacks, store| {
             callbacks.done.as_ref().map_or(Ok(1), |done| done.call(store, id))
         })?;
@@ -264,7 +275,7 @@ impl Vm {
     }
 
     fn delete_root(&mut self, id: u32) -> Result<(), Error> {
-        let budget = self.callback_epochs;
+        let budget = self.callback_time;
         self.call(Callback::Log, id, budget, |callbacks, store| {
             callbacks.log.as_ref().map_or(Ok(()), |log| log.call(store, id))
         })?;
@@ -324,7 +335,7 @@ impl Vm {
     pub(crate) fn create_stream(&mut self, id: u32, root: u32, cell: &Arc<StreamCell>) -> Result<(), Error> {
         self.store.data_mut().contexts.insert(id, Context::Stream { root, cell: Arc::clone(cell) });
         if self.callbacks.context_create.is_some() {
-            let budget = self.callback_epochs;
+            let budget = self.callback_time;
             self.call(Callback::ContextCreate, id, budget, |callbacks, store| {
                 callbacks.context_create.as_ref().map_or(Ok(()), |create| create.call(store, (id, root)))
             })?;
@@ -342,7 +353,7 @@ impl Vm {
     /// # Errors
     /// [`Error::Trap`].
     pub(crate) fn request_headers(&mut self, id: u32, end_of_stream: bool) -> Result<Action, Error> {
-        let budget = self.callback_epochs;
+        let budget = self.callback_time;
         let result = self.call(Callback::RequestHeaders, id, budget, |callbacks, store| {
             call_headers(callbacks.request_headers.as_ref(), store, MapType::HttpRequestHeaders, id, end_of_stream)
         })?;
@@ -354,7 +365,7 @@ impl Vm {
     /// # Errors
     /// [`Error::Trap`].
     pub(crate) fn response_headers(&mut self, id: u32, end_of_stream: bool) -> Result<Action, Error> {
-        let budget = self.callback_epochs;
+        let budget = self.callback_time;
         let result = self.call(Callback::ResponseHeaders, id, budget, |callbacks, store| {
             call_headers(callbacks.response_headers.as_ref(), store, MapType::HttpResponseHeaders, id, end_of_stream)
         })?;
@@ -366,7 +377,7 @@ impl Vm {
     /// # Errors
     /// [`Error::Trap`]; the context is gone in any case.
     pub(crate) fn end_stream(&mut self, id: u32) -> Result<(), Error> {
-        let budget = self.callback_epochs;
+        let budget = self.callback_time;
         let result = (|| {
             if self.callbacks.done.is_some() {
                 self.call(Callback::Done, id, budget, |callbacks, store| {
@@ -398,7 +409,7 @@ impl Vm {
     /// # Errors
     /// [`Error::Trap`].
     pub(crate) fn run_ticks(&mut self, now: Instant) -> Result<(u64, Option<Instant>), Error> {
-        let budget = self.callback_epochs;
+        let budget = self.callback_time;
         let mut due = Vec::new();
         for (&id, context) in &mut self.store.data_mut().contexts {
             if let Context::Root(root) = context

@@ -53,11 +53,14 @@ where
     Ok(())
 }
 
+/// A key and its value, borrowed from the encoding.
+pub type Pair<'a> = (&'a [u8], &'a [u8]);
+
 /// Reads an encoded map without copying: the pairs borrow from `bytes`.
 ///
 /// # Errors
 /// [`Error::Pairs`] for anything but one complete map and nothing after it, or for more than `limits`.
-pub fn decode(bytes: &[u8], limits: PairsLimits) -> Result<Vec<(&[u8], &[u8])>, Error> {
+pub fn decode(bytes: &[u8], limits: PairsLimits) -> Result<Vec<Pair<'_>>, Error> {
     if bytes.is_empty() || bytes == [0] {
         return Ok(Vec::new());
     }

@@ -78,7 +78,8 @@ fn encode(state: &mut VmState, map: MapType, out: &mut Vec<u8>) -> Result<(), Er
     let mut pseudo = [const { Vec::new() }; 4];
     let present = PseudoHeader::of_map(map);
     for (slot, &which) in pseudo.iter_mut().zip(present) {
-        if host.pseudo_header(which, slot).is_ok() {
+        // An empty one is as good as none, here and below.
+        if host.pseudo_header(which, slot).is_ok() && !slot.is_empty() {
             push_sizes(out, which.as_str().len(), slot.len(), &mut failed);
             count += 1;
         }

@@ -40,6 +40,8 @@ pub enum ParamType {
 pub enum Support {
     /// It does what the specification says.
     Full,
+    /// It does what the specification says, but for what the text names.
+    Partial(&'static str),
     /// It links and always answers with this status, which SDKs take for an ordinary refusal.
     Refused(crate::abi::Status),
 }
@@ -83,12 +85,15 @@ macro_rules! support {
     ($family:ident $function:ident) => {
         Support::Full
     };
+    ($family:ident $function:ident $missing:literal) => {
+        Support::Partial($missing)
+    };
 }
 
 macro_rules! hostcalls {
     ($(
         $(#[doc = $doc:literal])+
-        fn $name:ident ( $($arg:ident : $ty:ident),* $(,)? ) in $versions:ident $(, $anywhere:ident)? => $($handler:tt)::+ $(($status:ident))? ;
+        fn $name:ident ( $($arg:ident : $ty:ident),* $(,)? ) in $versions:ident $(, $anywhere:ident)? => $($handler:tt)::+ $(($status:ident))? $(, without $missing:literal)? ;
     )+) => {
         /// Every hostcall, in the order of the specification.
         pub const HOSTCALLS: &[Hostcall] = &[$(
@@ -97,7 +102,7 @@ macro_rules! hostcalls {
                 doc: concat!($($doc),+).trim_ascii(),
                 params: &[$((stringify!($arg), param_type!($ty))),*],
                 versions: $versions,
-                support: support!($($handler)+ $($status)?),
+                support: support!($($handler)+ $($status)? $($missing)?),
                 anywhere: false $(|| hostcalls!(@anywhere $anywhere))?,
             },
         )+];
@@ -145,11 +150,11 @@ hostcalls! {
     /// The configuration of the plugin, or of the VM during `proxy_on_vm_start`.
     fn proxy_get_configuration(return_data: i32, return_size: i32) in V0_1_0 => buffers::get_configuration;
     /// Inserts into, appends to or replaces (parts of) a buffer.
-    fn proxy_set_buffer_bytes(buffer_id: i32, offset: i32, size: i32, data: i32, data_size: i32) in ALL => buffers::set_buffer_bytes;
+    fn proxy_set_buffer_bytes(buffer_id: i32, offset: i32, size: i32, data: i32, data_size: i32) in ALL => buffers::set_buffer_bytes, without "bodies: configurations are the only buffers";
     /// Reads (part of) a buffer.
-    fn proxy_get_buffer_bytes(buffer_id: i32, offset: i32, max_size: i32, return_data: i32, return_size: i32) in ALL => buffers::get_buffer_bytes;
+    fn proxy_get_buffer_bytes(buffer_id: i32, offset: i32, max_size: i32, return_data: i32, return_size: i32) in ALL => buffers::get_buffer_bytes, without "bodies: configurations are the only buffers";
     /// The size of a buffer.
-    fn proxy_get_buffer_status(buffer_id: i32, return_size: i32, return_flags: i32) in ALL => buffers::get_buffer_status;
+    fn proxy_get_buffer_status(buffer_id: i32, return_size: i32, return_flags: i32) in ALL => buffers::get_buffer_status, without "bodies: configurations are the only buffers";
 
     /// The bytes that a map takes when encoded.
     fn proxy_get_header_map_size(map_id: i32, return_size: i32) in ALL => headers::get_header_map_size;
@@ -169,7 +174,7 @@ hostcalls! {
     /// Resumes a paused stream.
     fn proxy_continue_stream(stream_type: i32) in SINCE_0_2_0 => streams::continue_stream;
     /// Ends a stream.
-    fn proxy_close_stream(stream_type: i32) in SINCE_0_2_0 => streams::close_stream;
+    fn proxy_close_stream(stream_type: i32) in SINCE_0_2_0 => streams::close_stream, without "a reset: the client is answered 503";
     /// Resumes a paused request.
     fn proxy_continue_request() in V0_1_0 => streams::continue_request;
     /// Resumes a paused response.
@@ -177,7 +182,7 @@ hostcalls! {
     /// Has routes computed anew: nothing to do here, since a rule's chain runs before the remap settles.
     fn proxy_clear_route_cache() in V0_1_0 => streams::clear_route_cache;
     /// The status of the HTTP or gRPC call whose callback runs.
-    fn proxy_get_status(return_code: i32, return_message_data: i32, return_message_size: i32) in ALL => streams::get_status;
+    fn proxy_get_status(return_code: i32, return_message_data: i32, return_message_size: i32) in ALL => streams::get_status, without "HTTP and gRPC calls: there is no status but zero";
     /// Answers the request here and now.
     fn proxy_send_local_response(
         status_code: i32, details_data: i32, details_size: i32, body_data: i32, body_size: i32,

@@ -8,7 +8,7 @@ use engine::testing::{SharedTransaction, Transaction};
 use engine::{Chain, Error, Options, Runtime, Stream, config};
 
 /// The parts that every guest needs: markers, memory, an allocator that only counts up.
-pub const PRELUDE: &str = r#"
+pub(crate) const PRELUDE: &str = r#"
   (func (export "proxy_abi_version_0_2_1"))
   (memory (export "memory") 1)
   (global $heap (mut i32) (i32.const 32768))
@@ -20,43 +20,43 @@ pub const PRELUDE: &str = r#"
 "#;
 
 /// A runtime with `slots` slots, and a directory for modules and filter files.
-pub struct Bench {
-    pub runtime: Runtime,
+pub(crate) struct Bench {
+    pub(crate) runtime: Runtime,
     dir: tempfile::TempDir,
 }
 
 impl Bench {
-    pub fn new(slots: usize) -> Self {
+    pub(crate) fn new(slots: usize) -> Self {
         Bench { runtime: Runtime::new(Options { slots }).unwrap(), dir: tempfile::tempdir().unwrap() }
     }
 
     /// Writes a module from the text of its fields; imports go in `imports`.
-    pub fn module(&self, name: &str, imports: &str, body: &str) {
+    pub(crate) fn module(&self, name: &str, imports: &str, body: &str) {
         let text = format!("(module {imports} {PRELUDE} {body})");
         let bytes = wat::parse_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
         std::fs::write(self.dir.path().join(name), bytes).unwrap();
     }
 
-    pub fn write(&self, name: &str, bytes: &[u8]) {
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) {
         std::fs::write(self.dir.path().join(name), bytes).unwrap();
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
     /// Loads a chain from the text of a filter file.
-    pub fn chain(&self, yaml: &str) -> Result<Arc<Chain>, Error> {
+    pub(crate) fn chain(&self, yaml: &str) -> Result<Arc<Chain>, Error> {
         let specs = config::parse(&self.dir.path().join("filters.yaml"), yaml)?;
         Chain::load(&self.runtime, "test rule", &specs)
     }
 
     /// A stream of slot 0.
-    pub fn stream(&self, chain: &Arc<Chain>, transaction: &SharedTransaction) -> Stream {
+    pub(crate) fn stream(&self, chain: &Arc<Chain>, transaction: &SharedTransaction) -> Stream {
         Stream::new(Arc::clone(chain), 0, transaction.host())
     }
 }
 
-pub fn request() -> SharedTransaction {
+pub(crate) fn request() -> SharedTransaction {
     SharedTransaction::new(Transaction::get("a.test", "/p?q=1").header("x-in", "1"))
 }

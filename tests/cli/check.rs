@@ -1,0 +1,204 @@
+//! `wasm-remap check`.
+
+use std::fs;
+
+use wasm_remap_tests::artifacts;
+
+use crate::{Place, texts};
+
+const HEADERS: &str =
+    "filters:\n  - {name: headers, module: '{guest:headers}', configuration: {request: {set: {a: b}}}}\n";
+const API_KEY: &str = "filters:\n  - name: api-key\n    module: '{guest:api-key}'\n    configuration: {keys: {k: a}}\n    \
+                       failure_policy: open\n    limits: {memory_mib: 8, callback_ms: 20}\n";
+
+fn place() -> Place {
+    Place::new().file("headers.yaml", HEADERS).file("api-key.yaml", API_KEY)
+}
+
+#[test]
+fn several_files_are_one_chain_in_order() {
+    let place = place();
+    let report = place.run(&["check", "api-key.yaml", "headers.yaml", "--format", "json"]).status(0).json();
+    assert_eq!(report["ok"], true);
+    let chain = &report["rules"][0];
+    assert_eq!(texts(&chain["files"]), ["api-key.yaml", "headers.yaml"]);
+    let (first, second) = (&chain["filters"][0], &chain["filters"][1]);
+    assert_eq!((first["name"].as_str(), second["name"].as_str()), (Some("api-key"), Some("headers")));
+    assert_eq!((first["failure_policy"].as_str(), second["failure_policy"].as_str()), (Some("open"), Some("closed")));
+    assert_eq!((&first["limits"]["memory_mib"], &first["limits"]["callback_ms"]), (&8.into(), &20.into()));
+    assert_eq!(first["module"]["abi"], "0.2.1");
+    assert!(texts(&first["callbacks"]).contains(&"proxy_on_request_headers"));
+    let hooks: Vec<_> = chain["hooks"].as_array().unwrap().iter().map(|hook| hook["hook"].as_str().unwrap()).collect();
+    assert_eq!(hooks, ["TSRemapDoRemap", "SEND_RESPONSE_HDR", "TXN_CLOSE"]);
+    let inspected =
+        place.run(&["inspect", artifacts::guest("api-key").to_str().unwrap(), "--format", "json"]).status(0).json();
+    assert_eq!(first["module"]["sha256"], inspected["sha256"]);
+
+    let text = place.run(&["check", "api-key.yaml", "headers.yaml"]).status(0);
+    for part in [
+        "filter 1: api-key\n",
+        "filter 2: headers\n",
+        "open: a transaction in which it fails goes on without it\n",
+        "memory 8 MiB, callback 20 ms,",
+        first["module"]["sha256"].as_str().unwrap(),
+        "\nok: 2 filters of 2 modules, in 2 VMs a thread with 2 plugin contexts\n",
+    ] {
+        assert!(text.out.contains(part), "{part:?} is not in\n{}", text.out);
+    }
+    assert_eq!(text.err, "");
+    let quiet = place.run(&["check", "-q", "headers.yaml"]).status(0);
+    assert_eq!(quiet.out, "ok: 1 filter of 1 module, in 1 VM a thread with 1 plugin context\n");
+}
+
+#[test]
+fn filters_with_equal_vm_keys_share_vms_and_equal_ones_their_context() {
+    let place = Place::new().file(
+        "f.yaml",
+        "filters:\n  - {name: a, module: '{guest:headers}', configuration: {request: {set: {a: b}}}}\n  \
+         - {name: a, module: '{guest:headers}', configuration: {request: {set: {a: c}}}}\n  \
+         - {name: a, module: '{guest:headers}', configuration: {request: {set: {a: b}}}}\n  \
+         - {name: a, module: '{guest:headers}', vm_id: other, configuration: {request: {set: {a: b}}}}\n",
+    );
+    let report = place.run(&["check", "f.yaml", "--format", "json"]).status(0).json();
+    let filters = report["rules"][0]["filters"].as_array().unwrap();
+    let numbers: Vec<_> = filters
+        .iter()
+        .map(|filter| (filter["vm"].as_u64().unwrap(), filter["plugin_context"].as_u64().unwrap()))
+        .collect();
+    assert_eq!(numbers, [(1, 1), (1, 2), (1, 1), (2, 3)]);
+    let shared = report["shared"].as_array().unwrap();
+    assert_eq!(shared.len(), 1);
+    assert_eq!((&shared[0]["filters"], &shared[0]["plugin_contexts"]), (&3.into(), &2.into()));
+    let totals = &report["totals"];
+    assert_eq!((&totals["modules"], &totals["vms_per_thread"]), (&1.into(), &2.into()));
+    let text = place.run(&["check", "f.yaml"]).status(0);
+    assert!(text.out.contains("1, shared with 2 other filters; plugin context 2\n"), "{}", text.out);
+    assert!(text.out.contains("2 (vm_id other), its own; plugin context 3\n"), "{}", text.out);
+}
+
+#[test]
+fn every_mistake_is_told_in_the_plugins_words() {
+    let place = Place::new()
+        .file("key.yaml", "filters:\n  - name: a\n    modul: a.wasm\n")
+        .file(
+            "start.yaml",
+            "filters:\n  - {name: refuses, module: '{guest:configure-false}', configuration: {message: 'I will not'}}\n  \
+             - {name: gone, module: gone.wasm}\n",
+        )
+        .file("text.yaml", "filters: [{name: text, module: text.yaml}]\n");
+    let files = ["key.yaml", "start.yaml", "text.yaml", "none.yaml"];
+    let ran = place.run(&[&["check"], &files[..]].concat()).status(1);
+    for part in [
+        "error: key.yaml:3:5: filters[0]: unknown field `modul`, expected one of `name`, `module`",
+        "error: none.yaml: cannot be read: No such file or directory (os error 2)\n",
+        "configure-false.wasm: proxy_on_configure returned false: the module refuses its configuration\n  \
+         log        [refuses] #1 error: I will not\n",
+        "error: start.yaml: filter 'gone': module gone.wasm cannot be read: No such file or directory (os error 2)\n",
+        "error: text.yaml: filter 'text': module text.yaml: not a WebAssembly module: 43 bytes",
+        "5 mistakes found",
+    ] {
+        assert!(ran.err.contains(part), "{part:?} is not in\n{}", ran.err);
+    }
+    assert_eq!(ran.out, "");
+    let report = place.run(&[&["check", "--format", "json"], &files[..]].concat()).status(1).json();
+    assert_eq!(report["ok"], false);
+    let errors = report["rules"][0]["errors"].as_array().unwrap();
+    assert_eq!(errors.len(), 5);
+    let refused = errors.iter().find(|error| error["message"].as_str().unwrap().contains("returned false")).unwrap();
+    assert_eq!(texts(&refused["log"]), ["[refuses] #1 error: I will not"]);
+}
+
+#[test]
+fn a_remap_config_is_checked_rule_by_rule() {
+    let place = Place::new()
+        .file("etc/filters/headers.yaml", HEADERS)
+        .file("etc/filters/api-key.yaml", API_KEY)
+        .file(
+            "etc/more/shop.config",
+            "map_with_recv_port http://Shop.test:8080/ http://10.0.0.5/ @plugin=wasm_remap.so @pparam=filters/headers.yaml\n",
+        )
+        .file(
+            "etc/remap.config",
+            "# @plugin=wasm_remap.so in a comment\n\
+             .definefilter no_delete @action=deny @method=delete\n\
+             .activatefilter no_delete\n\
+             map http://a.test/ http://10.0.0.1/ \\\n    @plugin=conf_remap.so @pparam=x=y \\\n    \
+             @plugin=/usr/lib/wasm_remap.so @pparam=filters/headers.yaml @pparam=filters/api-key.yaml\n\
+             .include more\n\
+             map http://c.test/ http://10.0.0.3/\n\
+             regex_map http://(.*).test/ http://10.0.0.1/ @plugin=wasm_remap.so @pparam=filters/headers.yaml\n",
+        );
+    let ran = place.run(&["check", "--remap-config", "etc/remap.config"]).status(0);
+    assert!(ran.out.contains("map http://a.test/ -> http://10.0.0.1/  (etc/remap.config:4)\n"), "{}", ran.out);
+    assert!(ran.out.contains("\nok: 3 rules, 1 other without the plugin; 4 filters of 2 modules"), "{}", ran.out);
+    let report = place.run(&["check", "--remap-config", "etc/remap.config", "--format", "json"]).status(0).json();
+    let rules: Vec<_> = report["rules"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|rule| (rule["rule"]["from"].as_str().unwrap(), rule["filters"].as_array().unwrap().len()))
+        .collect();
+    assert_eq!(rules, [("http://a.test/", 2), ("http://shop.test:8080/", 1), ("http://(.*).test/", 1)]);
+    assert_eq!(report["shared"][0]["filters"], 3, "three rules use one VM key");
+    assert_eq!(report["shared"][0]["plugin_contexts"], 1, "and one configuration");
+    let file = report["rules"][1]["files"][0].as_str().unwrap();
+    assert_eq!(file, place.path().join("etc/filters/headers.yaml").to_str().unwrap(), "absolute, as in the plugin");
+}
+
+#[test]
+fn mistakes_of_rules_name_the_line_and_the_rule() {
+    let place = Place::new().file("etc/bad.yaml", "filters: []\n").file("etc/headers.yaml", HEADERS).file(
+        "rules/remap.config",
+        "map http://a.test http://b.test @plugin=wasm_remap.so @pparam=bad.yaml\n\
+             map http://c.test http://b.test @plugin=wasm_remap.so\n\
+             map http://d.test http://b.test @plugin=wasm_remap.so @pparam=--hot\n\
+             redirect http://e.test/ http://b.test/ @plugin=wasm_remap.so @pparam=headers.yaml\n\
+             mop http://f.test/ http://b.test/\n",
+    );
+    let ran = place.run(&["check", "--remap-config", "rules/remap.config", "--config-dir", "etc"]).status(1);
+    let bad = place.path().join("etc/bad.yaml");
+    for part in [
+        &format!(
+            "error: rules/remap.config:1: rule http://a.test/ -> http://b.test/: {}: the list 'filters' is empty",
+            bad.display()
+        ),
+        "error: rules/remap.config:2: rule http://c.test/ -> http://b.test/: no filter file: add @pparam=FILE.yaml\n",
+        "error: rules/remap.config:3: rule http://d.test/ -> http://b.test/: @pparam=--hot: there are no options",
+        "warning: rules/remap.config:4: rule http://e.test/ -> http://b.test/: Traffic Server loads no plugin for 'redirect'",
+        "error: rules/remap.config:5: unknown kind of rule 'mop'",
+        "4 mistakes found",
+    ] {
+        assert!(ran.err.contains(part), "{part:?} is not in\n{}", ran.err);
+    }
+    let missing = place.run(&["check", "--remap-config", "nowhere/remap.config"]).status(1);
+    assert!(missing.err.contains("nowhere/remap.config: cannot be read"), "{}", missing.err);
+}
+
+#[test]
+fn a_filter_without_callbacks_for_transactions_is_warned_about() {
+    let place = Place::new()
+        .module(
+            "idle.wasm",
+            r#"(module (memory (export "memory") 1) (func (export "proxy_abi_version_0_2_1"))
+               (func (export "malloc") (param i32) (result i32) (i32.const 0)))"#,
+        )
+        .file("idle.yaml", "filters: [{name: idle, module: idle.wasm}]\n");
+    let ran = place.run(&["check", "idle.yaml"]).status(0);
+    assert!(ran.err.contains("warning: no filter of the chain has a callback for transactions"), "{}", ran.err);
+    assert!(!ran.out.contains("hooks"), "{}", ran.out);
+}
+
+#[test]
+fn the_examples_load() {
+    let mut count = 0;
+    for example in fs::read_dir(artifacts::repository("examples")).unwrap().filter_map(Result::ok) {
+        let Ok(yaml) = fs::read_to_string(example.path().join("filter.yaml")) else { continue };
+        let name = example.file_name().into_string().unwrap();
+        let place = Place::new().file("filter.yaml", &yaml);
+        fs::copy(artifacts::guest(&name), place.path().join(format!("{name}.wasm"))).unwrap();
+        let ran = place.run(&["check", "filter.yaml"]).status(0);
+        assert_eq!(ran.err, "", "{name}");
+        count += 1;
+    }
+    assert!(count >= 2, "only {count} examples found");
+}
