@@ -8,7 +8,8 @@
 //!   run. The data is reference-counted: each call on the stack keeps it alive.
 //! - *Destruction with hooks or timers out.* ATS aborts when it calls a freed continuation. One that was added to a
 //!   transaction outlives its TXN_CLOSE, whoever drops it before; pending timers are cancelled first.
-//! - *A panic.* The handler is not called again: hook events are re-enabled, and TXN_CLOSE destroys the continuation.
+//! - *A panic.* The handler is not called again, but for [`Handler::abandon`]: hook events are re-enabled, and
+//!   TXN_CLOSE destroys the continuation.
 
 use std::ffi::{c_int, c_void};
 use std::ptr::{self, NonNull};
@@ -37,6 +38,10 @@ pub trait Handler: Send + Sized + 'static {
 
     /// Handles one event.
     fn handle(&self, cont: ContRef<'_, Self>, event: Event, edata: Edata);
+
+    /// After a panic in [`Self::handle`], which is never called again. The stack is unwound, and a transaction that
+    /// waits for us does not go on before this returns: let go of what belongs to it.
+    fn abandon(&self) {}
 }
 
 /// What came with an event.
@@ -297,7 +302,7 @@ fn call<T: Handler>(inner: &Arc<Inner<T>>, event: Event, hook: Option<Hook>, eda
 
 /// What follows a call of the handler, by return or by panic.
 struct AfterCall<'c, T: Handler> {
-    inner: &'c Inner<T>,
+    inner: &'c Arc<Inner<T>>,
     /// It was the TXN_CLOSE of the transaction that the continuation was bound to.
     closing: bool,
 }
@@ -306,6 +311,9 @@ impl<T: Handler> Drop for AfterCall<'_, T> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.inner.poisoned.store(true, Ordering::Release);
+            // Runs before the re-enabling that the hook's own destructor put off: the latest comes first.
+            let inner = Arc::clone(self.inner);
+            guard::after_unwinding(move || guard::run(T::NAME, (), || inner.data.abandon()));
         }
         let unwanted = self.inner.unwanted.load(Ordering::Acquire) || self.inner.poisoned.load(Ordering::Acquire);
         if self.closing && unwanted {

@@ -512,7 +512,7 @@ fn trap(callback: Callback, error: &wasmtime::Error) -> Error {
                 (TrapKind::Deadline, "the callback ran longer than its deadline".to_owned())
             }
             Some(wasmtime::Trap::StackOverflow) => (TrapKind::StackOverflow, "the guest's stack is used up".to_owned()),
-            Some(trap) => (TrapKind::Guest, format!("trap: {trap}")),
+            Some(trap) => (TrapKind::Guest, trap.to_string().replace("wasm trap: ", "trap: ")),
             None => (TrapKind::Guest, crate::module::one_line(error)),
         }
     };

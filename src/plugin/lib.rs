@@ -77,7 +77,7 @@ pub unsafe extern "C" fn TSRemapNewInstance(
                 TS_SUCCESS
             }
             Err(message) => {
-                log::error!("{message}");
+                // ATS logs it, with the line of remap.config.
                 errbuf.set(format_args!("{message}"));
                 TS_ERROR
             }

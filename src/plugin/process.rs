@@ -1,7 +1,7 @@
 //! What there is one of in the process: the engine, and what was decided at its start.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ats::log::{DebugTag, Logger};
 use crossbeam::utils::CachePadded;
@@ -25,6 +25,8 @@ pub(crate) struct Process {
     pub(crate) rules_deleted: AtomicU64,
     /// Configurations refused at a reload.
     pub(crate) reloads_refused: AtomicU64,
+    /// A configuration was taken.
+    serving: AtomicBool,
 }
 
 static PROCESS: OnceLock<Process> = OnceLock::new();
@@ -66,6 +68,7 @@ pub(crate) fn start() -> Result<(), String> {
         rules_created: AtomicU64::new(0),
         rules_deleted: AtomicU64::new(0),
         reloads_refused: AtomicU64::new(0),
+        serving: AtomicBool::new(false),
     };
     if PROCESS.set(process).is_ok() {
         log::info!("{} {}: {slots} slots, one an event thread", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
@@ -106,8 +109,11 @@ pub(crate) fn before_reload() {
 /// `TSRemapPostConfigReload`.
 pub(crate) fn after_reload(status: ats::sys::TSRemapReloadStatus) {
     crate::fault::inject("TSRemapPostConfigReload");
-    if status == ats::sys::TSREMAP_CONFIG_RELOAD_FAILURE {
-        get().reloads_refused.fetch_add(1, Ordering::Relaxed);
+    let process = get();
+    if status != ats::sys::TSREMAP_CONFIG_RELOAD_FAILURE {
+        process.serving.store(true, Ordering::Relaxed);
+    } else if process.serving.load(Ordering::Relaxed) {
+        process.reloads_refused.fetch_add(1, Ordering::Relaxed);
         log::warn!("the new configuration was refused; the old one goes on serving");
     }
 }

@@ -36,7 +36,7 @@ pub(crate) fn refuse(txn: Txn<'_>) {
     txn.error_body_set(Some(TsBuf::copy_from(b"Service Unavailable\n")), Some(b"text/plain"));
 }
 
-/// Makes ATS answer instead of the origin, up to SEND_RESPONSE_HDR, where [`write`] has the last word.
+/// Makes ATS answer instead of the origin, up to SEND_RESPONSE_HDR, where [`write()`] has the last word.
 pub(crate) fn announce(txn: Txn<'_>, response: &LocalResponse) {
     // ATS takes no keep-alive with 400 and 408, and makes a 500 of what is below 400; the real code comes later.
     let stand_in = match response.status {
@@ -91,6 +91,10 @@ fn write_head(head: &mut Response<'_>, response: &LocalResponse, no_body: bool) 
     }
     if !typed && !no_body && !response.body.is_empty() {
         head.append(b"content-type", b"text/plain")?;
+    }
+    if !no_body && response.body.is_empty() {
+        // To HEAD, ATS says it of bodies alone.
+        head.set(b"Content-Length", b"0")?;
     }
     Ok(())
 }

@@ -77,7 +77,7 @@ pub(crate) fn begin(rule: &Rule, request: &mut RemapRequest<'_>, handle: TxnHand
     let host = TxnHost::new(handle);
     let mut stream = Stream::new(Arc::clone(chain), slot, Box::new(host));
     let verdict = stream.request_headers(end_of_stream);
-    let did_remap = stream.cell().with_host(|host| host.request_line_changed()).unwrap_or(false);
+    let did_remap = stream.with_host(|host| host.request_line_changed()).unwrap_or(false);
     let mut state =
         State { stream, stage: Stage::Request, reply: None, replied: false, held: None, resumer: None, deadline: None };
     let mut paused = false;

@@ -1,5 +1,7 @@
 //! Rules and their chains: what one rule's filters do is done to that rule's traffic, and to no other.
 
+use std::thread;
+
 use wasm_remap_tests::{Client, Origin, Reply, Rule, TrafficServer};
 
 const CHAIN_A: &str = r#"
@@ -73,4 +75,122 @@ fn each_rule_has_its_own_chain_and_configuration() {
     assert_eq!(c.header("x-rule"), None);
     assert_eq!(c.header("x-secret").as_deref(), Some("s"));
     assert_eq!(origin.last().header("x-from"), None);
+}
+
+/// Filter files whose headers filter says who it is, in every way there is.
+fn signature(name: &str) -> String {
+    format!(
+        "filters:\n  - name: headers\n    module: {{guest:headers}}\n    configuration:\n      \
+         request: {{set: {{x-from: {name}}}, add: {{x-only-{name}: \"1\"}}}}\n      \
+         response: {{set: {{x-rule: {name}}}, add: {{x-many: [{name}-1, {name}-2]}}}}\n"
+    )
+}
+
+#[test]
+fn a_rule_without_the_plugin_never_enters_it() {
+    let origin = Origin::start();
+    let server = three_rules(&origin);
+    let mut client = Client::connect(server.port());
+    for _ in 0..30 {
+        assert_eq!(client.request("GET", "a.test", "/", &[("X-Api-Key", "sesame")], b"").status, 200);
+        assert_eq!(client.get("c.test", "/").status, 200);
+        assert_eq!(client.get("nobody.test", "/").status, 404);
+    }
+    for _ in 0..20 {
+        assert_eq!(client.get("b.test", "/").status, 200);
+    }
+    assert_eq!(origin.request_count(), 80);
+    let counters = server.counters("A's and B's transactions", |counters| counters["transactions"] >= 50);
+    assert_eq!(counters["transactions"], 50, "30 of A, 20 of B, none of C");
+    // Two filters on A, one on B.
+    let counters = server.counters("ends of the contexts", |counters| counters["streams_deleted"] >= 2 * 30 + 20);
+    assert_eq!((counters["streams_created"], counters["streams_deleted"]), (80, 80));
+    // Nothing that was counted late: another round of C alone changes nothing, as A's next one shows.
+    for _ in 0..30 {
+        assert_eq!(client.get("c.test", "/").status, 200);
+    }
+    assert_eq!(client.get("a.test", "/").status, 401);
+    let counters = server.counters("one more transaction", |counters| counters["transactions"] > 50);
+    assert_eq!(counters["transactions"], 51);
+}
+
+#[test]
+fn several_files_and_several_filters_make_one_chain() {
+    let one = |name: &str| {
+        format!(
+            "  - name: {name}\n    module: {{guest:headers}}\n    configuration: \
+             {{request: {{add: {{x-way: {name}}}, set: {{x-last: {name}}}}}, \
+             response: {{add: {{x-back: {name}}}, set: {{x-last: {name}}}}}}}\n"
+        )
+    };
+    let origin = Origin::start();
+    let server = TrafficServer::builder()
+        .origin(&origin)
+        .rule(Rule::new("a.test", "http://{origin}/").wasm(["one.yaml", "filters/two.yaml", "{etc}/three.yaml"]))
+        .file("one.yaml", &format!("filters:\n{}{}", one("first"), one("second")))
+        .file("filters/two.yaml", &format!("filters:\n{}", one("third")))
+        .file("three.yaml", &format!("filters:\n{}{}", one("fourth"), one("fifth")))
+        .start();
+    let mut client = Client::connect(server.port());
+    for _ in 0..3 {
+        let response = client.get("a.test", "/");
+        let seen = origin.last();
+        assert_eq!(seen.headers.all("x-way"), ["first", "second", "third", "fourth", "fifth"]);
+        assert_eq!(seen.headers.all("x-last"), ["fifth"]);
+        assert_eq!(response.headers.all("x-back"), ["fifth", "fourth", "third", "second", "first"]);
+        assert_eq!(response.headers.all("x-last"), ["first"]);
+    }
+}
+
+/// Rules of one module share VMs; rules with one configuration share the plugin context as well.
+#[test]
+fn configurations_never_mix_under_interleaved_load() {
+    const WORKERS: u64 = 8;
+    const REQUESTS: u64 = 400;
+    let names = ["anna", "bert", "cleo", "dora", "emil"];
+    let origin = Origin::start();
+    origin.discard();
+    let mut builder = TrafficServer::builder().origin(&origin).stats().threads(3);
+    for name in names {
+        let file = format!("{name}.yaml");
+        builder = builder
+            .rule(Rule::new(&format!("{name}.test"), "http://{origin}/").wasm([file.as_str()]))
+            .rule(Rule::new(&format!("also-{name}.test"), "http://{origin}/").wasm([file.as_str()]))
+            .file(&file, &signature(name));
+    }
+    let server = builder.rule(Rule::new("plain.test", "http://{origin}/")).start();
+    thread::scope(|scope| {
+        for worker in 0..WORKERS {
+            let port = server.port();
+            scope.spawn(move || {
+                let mut client = Client::connect(port);
+                let mut state = worker + 1;
+                for turn in 0..REQUESTS {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    let pick = (state >> 33) as usize % (names.len() * 2 + 1);
+                    let name = names.get(pick % names.len()).filter(|_| pick < names.len() * 2);
+                    let also = if pick >= names.len() { "also-" } else { "" };
+                    let host = name.map_or("plain.test".to_owned(), |name| format!("{also}{name}.test"));
+                    let response = client.get(&host, &format!("/{worker}/{turn}"));
+                    // The origin echoes what it was sent.
+                    let seen = response.text().to_ascii_lowercase();
+                    let expected = name.map_or(Vec::new(), |name| vec![(*name).to_owned()]);
+                    assert_eq!(response.headers.all("x-rule"), expected, "{host}");
+                    let many = name.map_or(Vec::new(), |name| vec![format!("{name}-1"), format!("{name}-2")]);
+                    assert_eq!(response.headers.all("x-many"), many, "{host}");
+                    for other in names {
+                        let there = name == Some(&other);
+                        assert_eq!(seen.contains(&format!("\r\nx-from: {other}\r\n")), there, "{host}: {seen}");
+                        assert_eq!(seen.contains(&format!("\r\nx-only-{other}: 1\r\n")), there, "{host}: {seen}");
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(origin.request_count() as u64, WORKERS * REQUESTS);
+    let counters = server.counters("every context is deleted", |counters| {
+        counters["transactions"] > 0 && counters["streams_created"] == counters["streams_deleted"]
+    });
+    assert_eq!(counters["roots_created"], 3 * names.len() as i64, "one plugin context a configuration and slot");
+    assert_eq!((counters["vms_built"], counters["traps"]), (3, 0), "one VM a slot for all of them");
 }

@@ -30,6 +30,22 @@ pub fn plugin() -> PathBuf {
     })
 }
 
+/// The plugin built with panics on demand (feature `fault-injection`): `WASM_REMAP_FAULT_SO`, then
+/// `fault/wasm_remap.so` under the target directory.
+#[track_caller]
+pub fn fault_plugin() -> PathBuf {
+    let path = match env::var_os("WASM_REMAP_FAULT_SO") {
+        Some(path) => PathBuf::from(path),
+        None => target_dir().join("fault").join(PLUGIN),
+    };
+    assert!(
+        path.is_file(),
+        "the plugin with fault injection is not built: there is no {}. Run `make build-tests`, or name the file in WASM_REMAP_FAULT_SO",
+        path.display()
+    );
+    path
+}
+
 /// The built guest `name`: `WASM_REMAP_GUESTS`, then `guests` under the target directory.
 #[track_caller]
 pub fn guest(name: &str) -> PathBuf {

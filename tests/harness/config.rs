@@ -112,6 +112,7 @@ pub(crate) struct Root {
     path: PathBuf,
     owner: Option<Owner>,
     variables: BTreeMap<String, String>,
+    build: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -124,14 +125,14 @@ struct Owner {
 impl Root {
     /// Makes the tree: empty but for what every server needs.
     #[track_caller]
-    pub(crate) fn create(variables: BTreeMap<String, String>) -> Root {
+    pub(crate) fn create(variables: BTreeMap<String, String>, build: Option<PathBuf>) -> Root {
         let owner = owner();
         let parent = parent();
         // Short, for a socket's path may have 107 bytes.
         let dir = tempfile::Builder::new().prefix("wasm-remap-").rand_bytes(6).tempdir_in(&parent);
         let dir = dir.unwrap_or_else(|error| panic!("cannot make a directory in {}: {error}", parent.display()));
         let path = dir.path().to_path_buf();
-        let mut root = Root { dir: Some(dir), path: path.clone(), owner, variables };
+        let mut root = Root { dir: Some(dir), path: path.clone(), owner, variables, build };
         for name in ["", "etc", "log", "run", "cache", "share", "modules", "wasm"] {
             let dir = path.join(name);
             fs::create_dir_all(&dir).expect("a directory under one just made");
@@ -254,13 +255,21 @@ impl Root {
     pub(crate) fn renew_plugin(&self) -> PathBuf {
         let name = format!("modules/{}", artifacts::PLUGIN);
         let before = fs::metadata(self.path.join(&name)).and_then(|data| data.modified()).ok();
-        let path = self.copy_in(&artifacts::plugin(), &name);
+        let build = self.build.clone().unwrap_or_else(artifacts::plugin);
+        let path = self.copy_in(&build, &name);
         if let Some(before) = before {
             let time = SystemTime::now().max(before + Duration::from_secs(2));
             let file = fs::File::options().write(true).open(&path).expect("the copy is ours");
             file.set_modified(time).expect("the copy is ours");
         }
         path
+    }
+
+    /// The same with another build, which counts from now on.
+    #[track_caller]
+    pub(crate) fn replace_plugin(&mut self, build: PathBuf) {
+        self.build = Some(build);
+        self.renew_plugin();
     }
 
     /// Writes what every server needs: its layout, and configuration files that are else warned about.
@@ -354,7 +363,8 @@ mod tests {
 
     #[test]
     fn only_known_names_in_braces_are_replaced() {
-        let root = Root::create(BTreeMap::from([("origin".to_owned(), "127.0.0.1:9".to_owned())]));
+        let variables = BTreeMap::from([("origin".to_owned(), "127.0.0.1:9".to_owned())]);
+        let root = Root::create(variables, None);
         assert_eq!(root.expand("{origin} {a: 1} {{origin}} {orig"), "127.0.0.1:9 {a: 1} {127.0.0.1:9} {orig");
         assert_eq!(root.expand("{etc}"), root.path().join("etc").display().to_string());
     }

@@ -39,6 +39,7 @@ pub struct Builder {
     under: Vec<String>,
     patience: Duration,
     plugin: bool,
+    build: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug)]
@@ -63,6 +64,7 @@ impl Builder {
             under: Vec::new(),
             patience: Duration::from_secs(30),
             plugin: false,
+            build: None,
         }
     }
 
@@ -121,6 +123,12 @@ impl Builder {
     /// Copies the plugin in even if no rule names it.
     pub fn plugin(mut self) -> Builder {
         self.plugin = true;
+        self
+    }
+
+    /// Takes this build of the plugin for the one under test.
+    pub fn plugin_build(mut self, path: PathBuf) -> Builder {
+        self.build = Some(path);
         self
     }
 
@@ -216,7 +224,7 @@ impl Builder {
         let permit = Permit::acquire();
         let leases: Vec<Lease> = self.listeners.iter().map(|_| Lease::take()).collect();
         self.variables.insert("port".to_owned(), leases[0].port().to_string());
-        let root = Root::create(std::mem::take(&mut self.variables));
+        let root = Root::create(std::mem::take(&mut self.variables), self.build.take());
         root.write_basics(install);
         if self.plugin {
             root.plugin();
@@ -525,6 +533,12 @@ impl TrafficServer {
         self.root.renew_plugin();
     }
 
+    /// As [`renew_plugin`](TrafficServer::renew_plugin), with another build.
+    #[track_caller]
+    pub fn replace_plugin(&mut self, build: PathBuf) {
+        self.root.replace_plugin(build);
+    }
+
     /// Has the server load its configuration again and waits for the outcome, with the log lines of it. ATS looks at
     /// remap.config if it changed, so this changes it; the manager takes two to ten seconds.
     #[track_caller]
@@ -614,6 +628,19 @@ impl TrafficServer {
             Some((name.to_owned(), value.parse().ok()?))
         };
         text.lines().filter_map(metric).collect()
+    }
+
+    /// The plugin's own counters, without their `wasm_remap.`, once they are as `settled` wants them. It exports them
+    /// every second. Needs `.stats()`.
+    #[track_caller]
+    pub fn counters(&self, what: &str, settled: impl Fn(&BTreeMap<String, i64>) -> bool) -> BTreeMap<String, i64> {
+        let mut last = BTreeMap::new();
+        let counters = poll(Duration::from_secs(20), || {
+            let own = |(name, value): (String, i64)| Some((name.strip_prefix("wasm_remap.")?.to_owned(), value));
+            last = self.metrics().into_iter().filter_map(own).collect();
+            settled(&last).then(|| last.clone())
+        });
+        counters.unwrap_or_else(|| panic!("waited 20 s in vain: {what}\n{last:#?}"))
     }
 
     /// Tells the harness that the test means to crash or stop the server: its end is then no failure.

@@ -1,0 +1,114 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+/// What `--help` prints.
+pub(crate) const HELP: &str = "\
+ats-bench: what a transaction costs on a real traffic_server, with no plugin, with its peers and with wasm_remap.so
+
+  --quick           fewer rounds: under two minutes
+  --check           fails if ours is further from no plugin than header_rewrite is, plus 3 %, or if two servers with
+                    no plugin differ by more than that, so that the run proves nothing
+  --callgrind[=N]   counts instructions as well, over N requests a variant (1000)
+  --no-rounds       counts instructions only
+  --only KEY,...    these variants alone, and no plugin, which all are compared with
+  --starts N        how often all servers are started afresh (5)
+  --rounds N        rounds after each start (6)
+  --seconds N       length of a variant's turn in a round (1)
+  --write FILE      puts the tables into FILE, between its markers";
+
+/// What was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Args {
+    pub(crate) check: bool,
+    pub(crate) callgrind: u64,
+    pub(crate) only: Vec<String>,
+    pub(crate) starts: usize,
+    pub(crate) rounds: usize,
+    pub(crate) seconds: u64,
+    pub(crate) write: Option<PathBuf>,
+}
+
+impl Args {
+    /// Reads the arguments; `None` if they ask for help.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Option<Args>, String> {
+        let mut args =
+            Args { check: false, callgrind: 0, only: Vec::new(), starts: 5, rounds: 6, seconds: 1, write: None };
+        let (mut quick, mut no_rounds) = (false, false);
+        let mut words = words.map(|word| match word.split_once('=') {
+            Some((name, value)) if name.starts_with("--") => (name.to_owned(), Some(value.to_owned())),
+            _ => (word, None),
+        });
+        while let Some((name, mut value)) = words.next() {
+            if matches!(name.as_str(), "--only" | "--starts" | "--rounds" | "--seconds" | "--write") && value.is_none()
+            {
+                value = words.next().map(|(word, _)| word);
+            }
+            let need = || value.clone().ok_or(format!("{name} needs a value"));
+            let number = || {
+                let text = need()?;
+                text.parse().ok().filter(|&n: &u64| n > 0).ok_or(format!("{name}: {text} is not a number above 0"))
+            };
+            match name.as_str() {
+                "--help" | "-h" => return Ok(None),
+                "--quick" => quick = true,
+                "--check" => args.check = true,
+                "--no-rounds" => no_rounds = true,
+                "--callgrind" if value.is_none() => args.callgrind = 1000,
+                "--callgrind" => args.callgrind = number()?,
+                "--only" => args.only = need()?.split(',').map(str::to_owned).collect(),
+                "--starts" => args.starts = number()? as usize,
+                "--rounds" => args.rounds = number()? as usize,
+                "--seconds" => args.seconds = number()?,
+                "--write" => args.write = Some(PathBuf::from(need()?)),
+                _ => return Err(format!("{name} is no option")),
+            }
+        }
+        if quick {
+            (args.starts, args.rounds, args.seconds) = (1, 5, 1);
+        }
+        if no_rounds {
+            args.starts = 0;
+            args.callgrind = if args.callgrind == 0 { 1000 } else { args.callgrind };
+        }
+        if args.check && args.starts == 0 {
+            return Err("--check needs rounds".to_owned());
+        }
+        Ok(Some(args))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Option<Args>, String> {
+        Args::parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn options_are_read() {
+        let args = parse("--starts 2 --rounds=3 --only lua,headers --callgrind --write a.md").unwrap().unwrap();
+        assert_eq!((args.starts, args.rounds, args.callgrind), (2, 3, 1000));
+        assert_eq!(args.only, ["lua", "headers"]);
+        assert_eq!(args.write, Some(PathBuf::from("a.md")));
+        assert_eq!(parse("--no-rounds --callgrind=50").unwrap().unwrap().callgrind, 50);
+        assert_eq!(parse("-h").unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (line, message) in [
+            ("--rounds", "--rounds needs a value"),
+            ("--rounds x", "--rounds: x is not a number above 0"),
+            ("--starts 0", "--starts: 0 is not a number above 0"),
+            ("--fast", "--fast is no option"),
+            ("--check --no-rounds", "--check needs rounds"),
+        ] {
+            assert_eq!(parse(line).unwrap_err(), message);
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! What must hold for any input, whoever wrote it.
+
+use std::path::Path;
+
+use engine::abi::pairs::{PairsLimits, decode, encode};
+use engine::config;
+
+/// A header map from a guest: refused, or read within its limits; and what was read is written and read again alike.
+#[allow(dead_code, reason = "each fuzz target uses one of these")]
+pub(crate) fn pairs(bytes: &[u8]) {
+    let limits = PairsLimits::default();
+    let Ok(pairs) = decode(bytes, limits) else { return };
+    assert!(pairs.len() <= limits.pairs && bytes.len() <= limits.bytes);
+    let mut again = Vec::new();
+    encode(pairs.iter().copied(), &mut again).expect("what was read can be written");
+    assert_eq!(decode(&again, limits).expect("what was written can be read"), pairs);
+    // The encoding has one spelling, but for that of the empty map.
+    assert!(pairs.is_empty() || again == bytes);
+}
+
+/// A filter file: refused with a place inside it, or read into filters that have what filters must have.
+#[allow(dead_code, reason = "each fuzz target uses one of these")]
+pub(crate) fn config(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match config::parse(Path::new("/etc/filters/fuzz.yaml"), text) {
+        Ok(filters) => {
+            assert!(!filters.is_empty());
+            for filter in filters {
+                assert!(!filter.name.is_empty() && filter.module.starts_with("/"));
+                assert!(filter.limits.memory_bytes > 0 && !filter.limits.callback.is_zero());
+            }
+        }
+        Err(error) => {
+            let lines = text.lines().count() + 1;
+            assert!(error.at.is_none_or(|(line, column)| line <= lines && column > 0), "{error}");
+            assert!(!error.message.is_empty());
+        }
+    }
+}
