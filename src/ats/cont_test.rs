@@ -191,6 +191,42 @@ fn a_panic_poisons() {
 }
 
 #[test]
+fn what_panicked_lets_go_before_the_transaction_goes_on() {
+    struct Holder(Arc<parking_lot::Mutex<Vec<&'static str>>>);
+    impl Handler for Holder {
+        const NAME: &'static str = "holder";
+
+        fn handle(&self, _cont: ContRef<'_, Self>, _event: Event, _edata: Edata) {
+            panic!("in the handler");
+        }
+
+        fn abandon(&self) {
+            assert!(!std::thread::panicking(), "the stack is unwound");
+            self.0.lock().push("abandoned");
+            panic!("there, too");
+        }
+    }
+
+    for hook in [HookId::POST_REMAP, HookId::TXN_CLOSE] {
+        let bench = Bench::new();
+        let told = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let told_by_ats = Arc::clone(&told);
+        bench.fake.on_reenable(move |_| told_by_ats.lock().push("re-enabled"));
+        let cont = Continuation::without_mutex(Holder(Arc::clone(&told))).expect("an ATS thread");
+        bench.txn().hook_add(hook, cont.as_ref()).expect("hook");
+        drop(cont);
+        bench.run(&[hook]);
+        assert_eq!(*told.lock(), ["abandoned", "re-enabled"]);
+        assert_eq!(bench.fake.take_reenables(), [ERROR]);
+        if hook != HookId::TXN_CLOSE {
+            bench.run(&[HookId::TXN_CLOSE]);
+            assert_eq!(*told.lock(), ["abandoned", "re-enabled", "re-enabled"], "once");
+        }
+        assert_eq!(fake_ats::live_conts(), bench.conts);
+    }
+}
+
+#[test]
 fn a_panic_in_handler_and_destructor_is_two_log_lines() {
     let bench = Bench::new();
     let mut script = bench.script(|_, _edata| panic!("in the handler"));

@@ -144,9 +144,13 @@ impl<'t> Txn<'t> {
     /// [`OtherTransaction`](crate::Error::OtherTransaction): a continuation serves one transaction; a destroyed one.
     pub fn hook_add<T: Handler>(self, hook: HookId, cont: ContRef<'_, T>) -> Result<()> {
         cont.bind(self.raw)?;
-        for hook in [HookId::TXN_CLOSE, hook] {
+        let add = |hook: HookId| {
             // SAFETY: a live transaction on its thread, and a live continuation that stays so until TXN_CLOSE.
             unsafe { TSHttpTxnHookAdd(self.as_raw(), hook.as_raw(), cont.as_raw()) };
+        };
+        add(HookId::TXN_CLOSE);
+        if hook != HookId::TXN_CLOSE {
+            add(hook);
         }
         Ok(())
     }

@@ -235,7 +235,7 @@ fn load(runtime: &Runtime, files: &[PathBuf]) -> Loaded {
 
 pub(crate) fn execute(args: &Args) -> Outcome {
     capture::install(args.log);
-    let runtime = match Runtime::new(Options { slots: 1 }) {
+    let runtime = match Runtime::new(Options::with_slots(1)) {
         Ok(runtime) => runtime,
         Err(error) => return Outcome::failure(&error.to_string()),
     };

@@ -156,7 +156,7 @@ fn run(args: &Args) -> Result<Report, String> {
     for file in &args.files {
         specs.extend(config::load(file).map_err(|error| error.to_string())?);
     }
-    let runtime = Runtime::new(Options { slots: 1 }).map_err(|error| error.to_string())?;
+    let runtime = Runtime::new(Options::with_slots(1)).map_err(|error| error.to_string())?;
     let chain = Chain::load(&runtime, LABEL, &specs).map_err(|error| error.to_string())?;
     let load_log = capture::take().iter().map(ToString::to_string).collect();
     let shared = SharedTransaction::new(first(args));

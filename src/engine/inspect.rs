@@ -371,7 +371,7 @@ mod tests {
 
     fn look(imports: &str, body: &str) -> Inspection {
         let bytes = wat::parse_str(format!("(module {imports} {BASE} {body})")).unwrap();
-        inspect(&Runtime::new(Options { slots: 1 }).unwrap(), &bytes).unwrap()
+        inspect(&Runtime::new(Options::with_slots(1)).unwrap(), &bytes).unwrap()
     }
 
     /// Does not compile when a callback is added that has no row.

@@ -173,8 +173,9 @@ impl std::fmt::Debug for Pool {
 
 impl Pool {
     pub(crate) fn new(runtime: Runtime, spec: VmSpec) -> Arc<Self> {
-        let slots =
-            (0..runtime.slots()).map(|_| Slot { inner: Mutex::default(), counters: SlotCounters::default() }).collect();
+        let slots = (0..runtime.take_slots())
+            .map(|_| Slot { inner: Mutex::default(), counters: SlotCounters::default() })
+            .collect();
         Arc::new(Pool {
             runtime,
             spec: Arc::new(spec),
@@ -338,6 +339,7 @@ impl Drop for Pool {
                 slot.counters.vms_dropped.add(1);
             }
         }
+        self.runtime.return_slots(self.slots.len());
         self.runtime.retire(self.counters());
     }
 }

@@ -1,7 +1,7 @@
 //! The process: one wasmtime engine, its clock, and what is shared by all rules and threads.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,17 @@ use crate::state::VmState;
 pub struct Options {
     /// How many VMs a pool holds at most: one an event thread.
     pub slots: usize,
+    /// How many VMs the process holds at most. Each takes four mappings of those that the kernel permits a process
+    /// (`vm.max_map_count`, 65,530 by default), and the server needs some, too.
+    pub max_vms: usize,
+}
+
+impl Options {
+    /// So many slots, and room for 8,000 VMs.
+    #[must_use]
+    pub const fn with_slots(slots: usize) -> Self {
+        Options { slots, max_vms: 8_000 }
+    }
 }
 
 /// Told that the timers of a slot changed, from whichever thread changed them, with no lock held.
@@ -37,6 +48,9 @@ pub(crate) struct RuntimeInner {
     pub(crate) linker_void: Linker<VmState>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) slots: usize,
+    max_vms: usize,
+    /// Slots of all pools that live: what VMs there may be.
+    slots_taken: AtomicUsize,
     modules: Mutex<HashMap<Digest, Weak<Module>>>,
     pools: Mutex<HashMap<VmKey, Weak<Pool>>>,
     /// What pools that are gone had counted.
@@ -112,6 +126,8 @@ impl Runtime {
             linker_void,
             shared: Arc::new(Shared::default()),
             slots,
+            max_vms: options.max_vms.max(1),
+            slots_taken: AtomicUsize::new(0),
             modules: Mutex::default(),
             pools: Mutex::default(),
             retired: Mutex::default(),
@@ -160,6 +176,30 @@ impl Runtime {
         let pool = Pool::new(self.clone(), spec);
         pools.insert(key, Arc::downgrade(&pool));
         pool
+    }
+
+    /// How many slots a new pool gets: all of them while there is room for their VMs, then fewer, and one at last,
+    /// which all threads share under its lock.
+    pub(crate) fn take_slots(&self) -> usize {
+        let inner = &self.0;
+        let taken = inner.slots_taken.load(Ordering::Relaxed);
+        let granted = inner.slots.min(inner.max_vms.saturating_sub(taken)).max(1);
+        inner.slots_taken.fetch_add(granted, Ordering::Relaxed);
+        if granted < inner.slots {
+            log::warn!(
+                target: "wasm_remap",
+                "there are {taken} VMs of {} at most: another VM key gets {granted} instead of {}, and threads share them. \
+                 Give filters equal vm_id, module, vm_configuration and limits, so that they share VMs",
+                inner.max_vms,
+                inner.slots
+            );
+        }
+        granted
+    }
+
+    /// The slots of a pool that is gone.
+    pub(crate) fn return_slots(&self, count: usize) {
+        self.0.slots_taken.fetch_sub(count, Ordering::Relaxed);
     }
 
     /// Totals of everything that ever ran here.

@@ -60,7 +60,7 @@ pub(crate) fn start() -> Result<(), String> {
         return Ok(());
     }
     let slots = event_threads().clamp(1, MAX_SLOTS);
-    let runtime = Runtime::new(Options { slots }).map_err(|error| error.to_string())?;
+    let runtime = Runtime::new(Options::with_slots(slots)).map_err(|error| error.to_string())?;
     runtime.on_timers_changed(threads::timers_changed);
     let process = Process {
         runtime,

@@ -106,7 +106,11 @@ pub(crate) fn begin(rule: &Rule, request: &mut RemapRequest<'_>, handle: TxnHand
     if paused {
         hooks = hooks.and_then(|()| txn.hook_add(HookId::POST_REMAP, cont.as_ref()));
     }
-    if let Err(error) = hooks.and_then(|()| txn.hook_add(HookId::TXN_CLOSE, cont.as_ref())) {
+    if !sends && !paused {
+        // The others bring it with them.
+        hooks = txn.hook_add(HookId::TXN_CLOSE, cont.as_ref());
+    }
+    if let Err(error) = hooks {
         log::error!("{}: no hook: {error}", chain.label());
         reply::refuse(txn);
         return did_remap;
@@ -151,7 +155,7 @@ impl Handler for Transaction {
         } else {
             Next::Resume
         };
-        self.act(next, hook, &cont.share());
+        self.act(next, hook, || cont.share());
     }
 
     /// A transaction is held with its contexts alive; those end with it, also if we are what fails.
@@ -162,14 +166,14 @@ impl Handler for Transaction {
 
 impl Transaction {
     /// The last thing that a handler does.
-    fn act(&self, next: Next, hook: Hook, this: &Shared<Transaction>) {
+    fn act(&self, next: Next, hook: Hook, this: impl FnOnce() -> Shared<Transaction>) {
         match next {
             Next::Resume => hook.resume(),
             Next::Error => hook.error(),
             Next::Hold => {
                 let mut state = self.state.lock();
                 state.held = Some(hook.pause());
-                state.wait(this);
+                state.wait(&this());
             }
         }
     }
@@ -190,7 +194,7 @@ impl Transaction {
             let next = state.go_on(&mut hook.messages());
             (next, hook)
         };
-        self.act(next, hook, this);
+        self.act(next, hook, || this.clone());
     }
 }
 

@@ -240,7 +240,7 @@ fn main() -> ExitCode {
     let _ = log::set_logger(&Stderr);
     log::set_max_level(log::LevelFilter::Warn);
     let check = std::env::args().any(|arg| arg == "--check");
-    let runtime = Runtime::new(Options { slots: 1 }).expect("runtime");
+    let runtime = Runtime::new(Options::with_slots(1)).expect("runtime");
     let sdk = "Rust-SDK header filter, whole transaction";
     let mut cases = vec![empty_call()];
     cases.extend(transaction(&runtime, sdk, "bench-headers.wasm", 1));

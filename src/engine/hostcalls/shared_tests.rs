@@ -16,7 +16,7 @@ fn returned(guest: &mut Puppet) -> Vec<u8> {
 }
 
 fn two_vms() -> (Puppet, Puppet) {
-    let runtime = Runtime::new(Options { slots: 1 }).unwrap();
+    let runtime = Runtime::new(Options::with_slots(1)).unwrap();
     (Puppet::within(&runtime, "a"), Puppet::within(&runtime, "b"))
 }
 

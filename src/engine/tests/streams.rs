@@ -297,3 +297,27 @@ fn equal_filters_share_a_plugin_context_and_other_configurations_do_not() {
     assert_eq!((counters.roots_created, counters.roots_deleted), (4, 4));
     assert_eq!((counters.vms_built, counters.vms_dropped), (2, 2));
 }
+
+#[test]
+fn beyond_the_ceiling_on_vms_threads_share_them() {
+    let bench = Bench::with(engine::Options { slots: 4, max_vms: 6 });
+    marker(&bench, "a.wasm", "x-by", "a");
+    let file = |vm_id: &str| format!("filters: [{{name: a, module: a.wasm, vm_id: {vm_id}}}]");
+    let mut chains = vec![bench.chain(&file("one")).unwrap()];
+    assert_eq!(bench.runtime.counters().vms_built, 4);
+    chains.push(bench.chain(&file("two")).unwrap());
+    assert_eq!(bench.runtime.counters().vms_built, 6, "what was left");
+    chains.push(bench.chain(&file("three")).unwrap());
+    assert_eq!(bench.runtime.counters().vms_built, 7, "one at the least");
+    for chain in &chains {
+        for slot in 0..4 {
+            let transaction = request();
+            let mut stream = Stream::new(Arc::clone(chain), slot, transaction.host());
+            assert_eq!(stream.request_headers(true), Verdict::Continue);
+            assert_eq!(Transaction::find(&transaction.0.lock().request, "x-by"), Some("a"));
+        }
+    }
+    chains.clear();
+    chains.push(bench.chain(&file("four")).unwrap());
+    assert_eq!(bench.runtime.counters().vms_built, 11, "the room of those that are gone is free again");
+}

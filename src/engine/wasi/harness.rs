@@ -56,7 +56,7 @@ fn text() -> String {
 impl Puppet {
     /// In a runtime of its own.
     pub(crate) fn new() -> Self {
-        Self::within(&Runtime::new(Options { slots: 1 }).unwrap(), "vm")
+        Self::within(&Runtime::new(Options::with_slots(1)).unwrap(), "vm")
     }
 
     pub(crate) fn within(runtime: &Runtime, vm_id: &str) -> Self {

@@ -27,7 +27,11 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new(slots: usize) -> Self {
-        Bench { runtime: Runtime::new(Options { slots }).unwrap(), dir: tempfile::tempdir().unwrap() }
+        Bench::with(Options::with_slots(slots))
+    }
+
+    pub(crate) fn with(options: Options) -> Self {
+        Bench { runtime: Runtime::new(options).unwrap(), dir: tempfile::tempdir().unwrap() }
     }
 
     /// Writes a module from the text of its fields; imports go in `imports`.
