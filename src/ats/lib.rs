@@ -10,6 +10,7 @@
 //! | [`txn`], [`messages`], [`hook`] | a transaction; its messages; the duty to re-enable it |
 //! | [`headers`], [`http`], [`url`] | header fields; request and status lines; URLs |
 //! | [`remap`] | what the `TSRemap*` entry points are given |
+//! | [`txn_hooks`] | what is done at the hooks of a transaction, without a continuation for each |
 //! | [`cont`], [`schedule`], [`event`], [`thread`] | continuations, timers, event numbers, threads |
 //! | [`log`](mod@log), [`stats`], [`mgmt`], [`alloc`] | diagnostics, counters, records, memory that ATS will free |
 //!
@@ -42,6 +43,7 @@ pub mod share;
 pub mod stats;
 pub mod thread;
 pub mod txn;
+pub mod txn_hooks;
 pub mod url;
 
 pub use ats_sys as sys;

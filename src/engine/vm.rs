@@ -183,14 +183,16 @@ impl Vm {
         state.callback = callback;
         state.true_context = context;
         state.effective_context = context;
-        if let Some(host) = state.host.as_deref_mut() {
-            host.begin(callback);
-        }
         state.stopwatch.start(budget);
         self.store.set_epoch_deadline(FIRST_LOOK);
         // A panic of ours in a hostcall unwinds through the guest's frames. The VM is dropped afterwards, so no
         // state that the panic left half changed is ever looked at: hence AssertUnwindSafe.
-        match catch_unwind(AssertUnwindSafe(|| run(&self.callbacks, &mut self.store))) {
+        match catch_unwind(AssertUnwindSafe(|| {
+            if let Some(host) = self.store.data_mut().host.as_deref_mut() {
+                host.begin(callback);
+            }
+            run(&self.callbacks, &mut self.store)
+        })) {
             Ok(Ok(result)) => Ok(result),
             Ok(Err(error)) => Err(trap(callback, &error)),
             Err(panic) => Err(host_panic(callback, panic.as_ref())),

@@ -4,9 +4,11 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ats::log::{DebugTag, Logger};
+use ats::txn_hooks::TxnHooks;
 use crossbeam::utils::CachePadded;
 use engine::{Options, Runtime};
 
+use crate::transaction::Transaction;
 use crate::{stats, threads};
 
 /// The tag under which `proxy.config.diags.debug.tags` shows our debug lines.
@@ -15,11 +17,18 @@ const TAG: DebugTag = DebugTag::new(c"wasm_remap");
 /// The most slots that we make of our own accord.
 const MAX_SLOTS: usize = 256;
 
+/// How often the plugin may stand in one rule.
+pub(crate) const PLACES: usize = 3;
+
 /// The process's state; lives as long as the plugin, which is never unloaded.
 pub(crate) struct Process {
     pub(crate) runtime: Runtime,
+    /// Where transactions hang what is ours. More than one, for rules that name the plugin more than once.
+    pub(crate) hooks: [TxnHooks<Transaction>; PLACES],
     /// How often DoRemap was entered, by slot: each is written by one thread, mostly.
     entered: Box<[CachePadded<AtomicU64>]>,
+    /// The same, on threads beyond the number that we expected.
+    entered_elsewhere: AtomicU64,
     /// Rules made and deleted.
     pub(crate) rules_created: AtomicU64,
     pub(crate) rules_deleted: AtomicU64,
@@ -42,13 +51,19 @@ pub(crate) fn get() -> &'static Process {
 impl Process {
     /// Counts a transaction that came to us.
     pub(crate) fn count_entered(&self, slot: usize) {
-        let counter = &self.entered[slot % self.entered.len()];
-        counter.fetch_add(1, Ordering::Relaxed);
+        match self.entered.get(slot) {
+            // The slot's own thread is the only one that writes: no locked instruction is needed.
+            Some(counter) => counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed),
+            None => {
+                self.entered_elsewhere.fetch_add(1, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Transactions that came to us.
     pub(crate) fn entered(&self) -> u64 {
-        self.entered.iter().map(|counter| counter.load(Ordering::Relaxed)).sum()
+        let slots: u64 = self.entered.iter().map(|counter| counter.load(Ordering::Relaxed)).sum();
+        slots + self.entered_elsewhere.load(Ordering::Relaxed)
     }
 }
 
@@ -62,9 +77,13 @@ pub(crate) fn start() -> Result<(), String> {
     let slots = event_threads().clamp(1, MAX_SLOTS);
     let runtime = Runtime::new(Options::with_slots(slots)).map_err(|error| error.to_string())?;
     runtime.on_timers_changed(threads::timers_changed);
+    let place = || TxnHooks::new().map_err(|error| error.to_string());
+    let hooks = [place()?, place()?, place()?];
     let process = Process {
         runtime,
         entered: (0..slots).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
+        hooks,
+        entered_elsewhere: AtomicU64::new(0),
         rules_created: AtomicU64::new(0),
         rules_deleted: AtomicU64::new(0),
         reloads_refused: AtomicU64::new(0),

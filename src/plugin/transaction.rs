@@ -4,6 +4,7 @@
 //! re-enable. Re-enabling runs the rest of the transaction inside our stack, its next hooks and its close included,
 //! so nothing may be locked or borrowed at that point.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,10 +15,11 @@ use ats::hook::{Hook, Reenable};
 use ats::messages::Messages;
 use ats::remap::RemapRequest;
 use ats::schedule::ScheduledAction;
-use ats::share::Shared;
 use ats::thread::EventThread;
+use ats::txn_hooks::{Attached, TxnHandler};
 use engine::{LocalResponse, Stream, Verdict};
 use parking_lot::Mutex;
+use send_wrapper::SendWrapper;
 
 use crate::host::TxnHost;
 use crate::rule::Rule;
@@ -44,12 +46,15 @@ enum Stage {
 
 /// The handler of a transaction's hooks.
 pub(crate) struct Transaction {
-    state: Mutex<State>,
+    /// Of one thread, like everything of a transaction.
+    state: RefCell<State>,
 }
 
 struct State {
     stream: Stream,
     stage: Stage,
+    /// The client asked with HEAD: no response has a body.
+    head: bool,
     /// A filter's answer, or a failure's, on its way to SEND_RESPONSE_HDR.
     reply: Option<Box<LocalResponse>>,
     /// The reply has been written; the response callbacks see it.
@@ -72,14 +77,23 @@ pub(crate) fn begin(rule: &Rule, request: &mut RemapRequest<'_>, handle: TxnHand
         return false;
     }
     fault::inject_for("TSRemapDoRemap", &mut request.messages());
-    let end_of_stream = request.request().is_none_or(|request| !has_body(&request));
+    let (end_of_stream, head) =
+        request.request().map_or((true, false), |request| (!has_body(&request), request.method() == b"HEAD"));
     let txn = request.txn();
     let host = TxnHost::new(handle);
     let mut stream = Stream::new(Arc::clone(chain), slot, Box::new(host));
     let verdict = stream.request_headers(end_of_stream);
     let did_remap = stream.with_host(|host| host.request_line_changed()).unwrap_or(false);
-    let mut state =
-        State { stream, stage: Stage::Request, reply: None, replied: false, held: None, resumer: None, deadline: None };
+    let mut state = State {
+        stream,
+        stage: Stage::Request,
+        head,
+        reply: None,
+        replied: false,
+        held: None,
+        resumer: None,
+        deadline: None,
+    };
     let mut paused = false;
     match verdict {
         Verdict::Continue => {}
@@ -90,33 +104,27 @@ pub(crate) fn begin(rule: &Rule, request: &mut RemapRequest<'_>, handle: TxnHand
         }
         Verdict::Close => reply::refuse(txn),
     }
-    let sends = needs.response_headers || state.reply.is_some() || paused;
-    let cont = match Continuation::without_mutex(Transaction { state: Mutex::new(state) }) {
-        Ok(cont) => cont,
-        Err(error) => {
-            log::error!("{}: no continuation: {error}", chain.label());
-            reply::refuse(txn);
-            return did_remap;
-        }
-    };
-    let mut hooks = Ok(());
-    if sends {
-        hooks = hooks.and_then(|()| txn.hook_add(HookId::SEND_RESPONSE_HDR, cont.as_ref()));
-    }
+    let mut hooks = [HookId::SEND_RESPONSE_HDR; 2];
+    let mut count = usize::from(needs.response_headers || state.reply.is_some() || paused);
     if paused {
-        hooks = hooks.and_then(|()| txn.hook_add(HookId::POST_REMAP, cont.as_ref()));
+        hooks[count] = HookId::POST_REMAP;
+        count += 1;
     }
-    if !sends && !paused {
-        // The others bring it with them.
-        hooks = txn.hook_add(HookId::TXN_CLOSE, cont.as_ref());
+    let mut transaction = Transaction { state: RefCell::new(state) };
+    // A rule that names the plugin several times has several of us in one transaction: each has its own place.
+    for place in &process::get().hooks {
+        match place.attach(txn, transaction, &hooks[..count]) {
+            Ok(()) => return did_remap,
+            Err(back) => transaction = back,
+        }
     }
-    if let Err(error) = hooks {
-        log::error!("{}: no hook: {error}", chain.label());
-        reply::refuse(txn);
-        return did_remap;
-    }
-    // From here on the continuation belongs to the transaction: its TXN_CLOSE destroys it.
-    drop(cont);
+    log::error!(
+        "{}: @plugin=wasm_remap.so stands more than {} times in one rule: name its files as several @pparam of one",
+        chain.label(),
+        process::PLACES
+    );
+    drop(transaction);
+    reply::refuse(txn);
     did_remap
 }
 
@@ -126,76 +134,70 @@ fn has_body(request: &ats::http::Request<'_>) -> bool {
         || request.get_first(b"Transfer-Encoding").is_some()
 }
 
-/// Whether a response has none: to HEAD, by its status, or by its length.
+/// Whether a response has none, by its status or by its length.
 fn ends_with_headers(messages: &mut Messages<'_>) -> bool {
-    if messages.client_req_get().is_some_and(|request| request.method() == b"HEAD") {
-        return true;
-    }
     messages.client_resp_get().is_some_and(|response| {
         matches!(response.status(), 204 | 304) || response.get_first(b"Content-Length") == Some(b"0")
     })
 }
 
-impl Handler for Transaction {
+impl TxnHandler for Transaction {
     const NAME: &'static str = "wasm_remap transaction hook";
 
-    fn handle(&self, cont: ContRef<'_, Self>, event: Event, edata: Edata) {
-        let Edata::Hook(mut hook) = edata else { return };
+    fn handle(this: &Attached<Self>, event: Event, mut hook: Hook) {
         if event == Event::HTTP_TXN_CLOSE {
             fault::inject_for("TXN_CLOSE", &mut hook.messages());
-            self.state.lock().close();
+            this.state.borrow_mut().close();
             return hook.resume();
         }
         let next = if event == Event::HTTP_POST_REMAP {
             fault::inject_for("POST_REMAP", &mut hook.messages());
-            self.state.lock().go_on(&mut hook.messages())
+            this.state.borrow_mut().go_on(&mut hook.messages())
         } else if event == Event::HTTP_SEND_RESPONSE_HDR {
             fault::inject_for("SEND_RESPONSE_HDR", &mut hook.messages());
-            self.state.lock().respond(&mut hook.messages())
+            this.state.borrow_mut().respond(&mut hook.messages())
         } else {
             Next::Resume
         };
-        self.act(next, hook, || cont.share());
+        act(this, next, hook);
     }
 
     /// A transaction is held with its contexts alive; those end with it, also if we are what fails.
     fn abandon(&self) {
-        self.state.lock().close();
+        self.state.borrow_mut().close();
     }
 }
 
-impl Transaction {
-    /// The last thing that a handler does.
-    fn act(&self, next: Next, hook: Hook, this: impl FnOnce() -> Shared<Transaction>) {
-        match next {
-            Next::Resume => hook.resume(),
-            Next::Error => hook.error(),
-            Next::Hold => {
-                let mut state = self.state.lock();
-                state.held = Some(hook.pause());
-                state.wait(&this());
-            }
+/// The last thing that a handler does. No borrow of the state is alive here: what is re-enabled comes back to it.
+fn act(this: &Attached<Transaction>, next: Next, hook: Hook) {
+    match next {
+        Next::Resume => hook.resume(),
+        Next::Error => hook.error(),
+        Next::Hold => {
+            let mut state = this.state.borrow_mut();
+            state.held = Some(hook.pause());
+            state.wait(this);
         }
     }
+}
 
-    /// The waker's or the timer's call, on the transaction's thread.
-    fn wake(&self, this: &Shared<Transaction>) {
-        let (next, hook) = {
-            let mut state = self.state.lock();
-            // Not held (yet): POST_REMAP will ask the stream itself.
-            let Some(token) = state.held.take() else { return };
-            let mut hook = match token.enter() {
-                Ok(hook) => hook,
-                Err(token) => {
-                    state.held = Some(token);
-                    return;
-                }
-            };
-            let next = state.go_on(&mut hook.messages());
-            (next, hook)
+/// The waker's or the timer's call, on the transaction's thread.
+fn wake(this: &Attached<Transaction>) {
+    let (next, hook) = {
+        let mut state = this.state.borrow_mut();
+        // Not held (yet): POST_REMAP will ask the stream itself.
+        let Some(token) = state.held.take() else { return };
+        let mut hook = match token.enter() {
+            Ok(hook) => hook,
+            Err(token) => {
+                state.held = Some(token);
+                return;
+            }
         };
-        self.act(next, hook, || this.clone());
-    }
+        let next = state.go_on(&mut hook.messages());
+        (next, hook)
+    };
+    act(this, next, hook);
 }
 
 impl State {
@@ -207,7 +209,7 @@ impl State {
             reply::write(messages, &response);
             self.replied = true;
         }
-        let end_of_stream = ends_with_headers(messages);
+        let end_of_stream = self.head || ends_with_headers(messages);
         let verdict = self.stream.response_headers(end_of_stream);
         self.decide(verdict, messages)
     }
@@ -250,13 +252,16 @@ impl State {
     }
 
     /// Sees to it that a transaction that waits is come back to: when a filter asks for it, and when its time is up.
-    fn wait(&mut self, this: &Shared<Transaction>) {
+    fn wait(&mut self, this: &Attached<Transaction>) {
         let now = Instant::now();
         let deadline = *self.deadline.get_or_insert_with(|| now + self.stream.pause_limit());
         let Some(thread) = EventThread::current() else { return };
         let resumer = match &self.resumer {
             Some(resumer) => Arc::clone(resumer),
-            None => match Continuation::new(Resumer { transaction: this.clone(), timer: Mutex::default() }) {
+            None => match Continuation::new(Resumer {
+                transaction: SendWrapper::new(this.clone()),
+                timer: Mutex::default(),
+            }) {
                 Ok(resumer) => Arc::clone(self.resumer.insert(Arc::new(resumer))),
                 Err(error) => {
                     log::error!("a paused transaction has no timer: {error}");
@@ -291,7 +296,8 @@ impl State {
 /// Comes back to a transaction that waits. Apart from [`Transaction`], because it needs a mutex to be scheduled, and
 /// most transactions never wait.
 struct Resumer {
-    transaction: Shared<Transaction>,
+    /// Of the thread that this is scheduled on, and dropped on: [`State::close`] runs there.
+    transaction: SendWrapper<Attached<Transaction>>,
     timer: Mutex<Option<ScheduledAction>>,
 }
 
@@ -299,7 +305,7 @@ impl Handler for Resumer {
     const NAME: &'static str = "wasm_remap paused transaction";
 
     fn handle(&self, _cont: ContRef<'_, Self>, _event: Event, _edata: Edata) {
-        self.transaction.wake(&self.transaction);
+        wake(&self.transaction);
     }
 }
 

@@ -166,7 +166,7 @@ fn every_filter_has_its_own_limit() {
 
 #[test]
 fn many_transactions_wait_at_once() {
-    const CLIENTS: usize = 200;
+    const CLIENTS: usize = 100;
     let (origin, _) = clocked();
     let server = start(&origin);
     let sent = Instant::now();

@@ -23,7 +23,7 @@ pub(crate) const CONNECTIONS: u32 = 16;
 /// Requests that a server answers before it is measured.
 const WARM_UP: u64 = 5000;
 /// Turns of which one must go without timeouts.
-const ATTEMPTS: u32 = 5;
+const ATTEMPTS: u32 = 8;
 
 /// One variant's turn in one round.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -119,11 +119,12 @@ fn stop(servers: Vec<(Site, TrafficServer)>) {
 /// One turn; once more if requests timed out, which on a machine that does too much else they may, and which says
 /// nothing of the variant.
 fn turn(variant: &Variant, server: &TrafficServer, seconds: u64) -> Turn {
-    for _ in 0..ATTEMPTS {
+    for attempt in 1..=ATTEMPTS {
         match try_turn(variant, server, seconds) {
             Some(turn) => return turn,
             None => eprintln!("{}: requests timed out: the turn is repeated", variant.title),
         }
+        std::thread::sleep(Duration::from_secs(attempt.into()));
     }
     panic!("{}: requests timed out in {ATTEMPTS} turns in a row", variant.title);
 }
