@@ -55,8 +55,17 @@ pub enum Error {
     Start(String),
     /// A configuration file is wrong.
     #[error(transparent)]
-    Config(#[from] crate::config::ConfigError),
+    Config(Box<crate::config::ConfigError>),
 }
+
+impl From<crate::config::ConfigError> for Error {
+    fn from(error: crate::config::ConfigError) -> Self {
+        Error::Config(Box::new(error))
+    }
+}
+
+// Every hostcall and callback returns one of these: what is large stands behind a pointer.
+const _: () = assert!(size_of::<Error>() <= 32);
 
 /// A guest's end.
 #[derive(Debug)]

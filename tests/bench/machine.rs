@@ -32,7 +32,8 @@ impl Machine {
         Machine {
             cpu: cpu.unwrap_or("unknown").to_owned(),
             cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            // Without what the builder of the kernel appended.
+            kernel: read("/proc/sys/kernel/osrelease").split('-').next().unwrap_or_default().trim().to_owned(),
             system: system.unwrap_or("unknown").trim_matches('"').to_owned(),
             ats: first_line(Command::new(&Install::get().server).arg("--version").current_dir("/")),
             rustc: first_line(Command::new("rustc").arg("--version")),
