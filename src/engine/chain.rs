@@ -3,21 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::FilterSpec;
+use crate::config::{FailurePolicy, FilterSpec};
 use crate::error::Error;
 use crate::module::Exported;
-use crate::pool::{Plugin, PluginSpec, VmSpec};
+use crate::pool::Plugin;
 use crate::runtime::Runtime;
-
-/// What becomes of a transaction when one of its filters fails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum FailurePolicy {
-    /// The transaction is answered 503.
-    #[default]
-    Closed,
-    /// The transaction goes on without the filter.
-    Open,
-}
+use crate::settings::{PluginSpec, VmSettings};
+use crate::spec::VmSpec;
 
 /// One entry of a chain: a module and its configuration, limits and failure policy.
 #[derive(Debug)]
@@ -122,13 +114,13 @@ fn load_filter(runtime: &Runtime, spec: &FilterSpec) -> Result<Arc<Plugin>, Erro
     let bytes =
         std::fs::read(&spec.module).map_err(|error| Error::Module(format!("module {path} cannot be read: {error}")))?;
     let module = runtime.module(&bytes).map_err(|error| Error::Module(format!("module {path}: {error}")))?;
-    let pool = runtime.pool(VmSpec::new(
-        spec.vm_id.clone(),
-        module,
-        Arc::clone(&spec.vm_configuration),
-        spec.environment.clone(),
-        spec.limits,
-    ));
+    let settings = VmSettings {
+        vm_id: spec.vm_id.clone(),
+        vm_configuration: Arc::clone(&spec.vm_configuration),
+        environment: spec.environment.clone(),
+        limits: spec.limits,
+    };
+    let pool = runtime.pool(VmSpec::new(module, settings));
     let plugin = pool.plugin(PluginSpec {
         name: spec.name.clone(),
         root_id: spec.root_id.clone(),

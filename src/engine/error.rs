@@ -55,11 +55,11 @@ pub enum Error {
     Start(String),
     /// A configuration file is wrong.
     #[error(transparent)]
-    Config(Box<crate::config::ConfigError>),
+    Config(Box<crate::config::error::ConfigError>),
 }
 
-impl From<crate::config::ConfigError> for Error {
-    fn from(error: crate::config::ConfigError) -> Self {
+impl From<crate::config::error::ConfigError> for Error {
+    fn from(error: crate::config::error::ConfigError) -> Self {
         Error::Config(Box::new(error))
     }
 }

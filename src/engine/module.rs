@@ -4,11 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
-use wasmtime::{ExternType, InstancePre};
+use wasmtime::{Engine, ExternType, InstancePre, Linker};
 
 use crate::abi::AbiVersion;
 use crate::error::Error;
-use crate::runtime::RuntimeInner;
 use crate::state::VmState;
 
 /// The SHA-256 of a module's bytes.
@@ -52,6 +51,26 @@ pub struct Exported {
     pub tick: bool,
 }
 
+/// What modules are linked with.
+pub(crate) struct Linkers {
+    /// For nearly all.
+    usual: Linker<VmState>,
+    /// For those that import the calls to which 0.1.0's text gives no result in that form.
+    void: Linker<VmState>,
+}
+
+impl Linkers {
+    pub(crate) fn new(engine: &Engine) -> wasmtime::Result<Self> {
+        let mut usual = Linker::new(engine);
+        crate::hostcalls::link(&mut usual)?;
+        crate::hostcalls::link_emscripten(&mut usual)?;
+        crate::wasi::link(&mut usual)?;
+        let mut void = usual.clone();
+        crate::hostcalls::link_void(&mut void)?;
+        Ok(Linkers { usual, void })
+    }
+}
+
 /// A compiled module, ready to be instantiated. Shared by every VM that runs it.
 pub struct Module {
     digest: Digest,
@@ -71,7 +90,12 @@ impl Module {
     ///
     /// # Errors
     /// [`Error::Module`] if this is no Wasm, no Proxy-Wasm module, or imports what nobody offers.
-    pub(crate) fn compile(runtime: &RuntimeInner, digest: Digest, bytes: &[u8]) -> Result<Arc<Self>, Error> {
+    pub(crate) fn compile(
+        engine: &Engine,
+        linkers: &Linkers,
+        digest: Digest,
+        bytes: &[u8],
+    ) -> Result<Arc<Self>, Error> {
         if !bytes.starts_with(b"\0asm") {
             let hint = if bytes.trim_ascii_start().starts_with(b"(module") {
                 "; this is WebAssembly text: translate it with wat2wasm first"
@@ -83,7 +107,7 @@ impl Module {
                 bytes.len()
             )));
         }
-        let module = wasmtime::Module::new(&runtime.engine, bytes)
+        let module = wasmtime::Module::new(engine, bytes)
             .map_err(|error| Error::Module(format!("does not compile: {}", one_line(&error))))?;
         let has = |name: &str| matches!(module.get_export(name), Some(ExternType::Func(_)));
         let abi = AbiVersion::ALL.iter().rev().copied().find(|version| has(version.marker())).ok_or_else(|| {
@@ -111,7 +135,7 @@ impl Module {
             crate::hostcalls::VOID_IN_0_1_0.contains(&import.name())
                 && import.ty().func().is_some_and(|func| func.results().len() == 0)
         });
-        let linker = if void { &runtime.linker_void } else { &runtime.linker };
+        let linker = if void { &linkers.void } else { &linkers.usual };
         let pre = linker.instantiate_pre(&module).map_err(|error| Error::Module(one_line(&error)))?;
         Ok(Arc::new(Module { digest, abi, exported, pre }))
     }

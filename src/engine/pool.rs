@@ -9,66 +9,14 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
-use sha2::{Digest as _, Sha256};
 
 use crate::cell::StreamCell;
 use crate::counters::{Counters, SlotCounters};
 use crate::error::{Error, TrapKind};
-use crate::limits::Limits;
-use crate::module::Module;
 use crate::runtime::Runtime;
+use crate::settings::PluginSpec;
+use crate::spec::VmSpec;
 use crate::vm::{Aftermath, Vm};
-
-/// What makes two VMs interchangeable: equal keys share VMs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct VmKey([u8; 32]);
-
-/// What a VM is built from.
-#[derive(Debug)]
-pub(crate) struct VmSpec {
-    pub(crate) key: VmKey,
-    pub(crate) vm_id: String,
-    pub(crate) module: Arc<Module>,
-    pub(crate) vm_configuration: Arc<[u8]>,
-    /// The guest's environment: what the configuration names, never the server's own.
-    pub(crate) environment: Vec<(String, String)>,
-    pub(crate) limits: Limits,
-}
-
-impl VmSpec {
-    pub(crate) fn new(
-        vm_id: String,
-        module: Arc<Module>,
-        vm_configuration: Arc<[u8]>,
-        environment: Vec<(String, String)>,
-        limits: Limits,
-    ) -> Self {
-        let mut hash = Sha256::new();
-        let mut part = |bytes: &[u8]| {
-            // Lengths first, so that no two lists of parts hash alike.
-            hash.update((bytes.len() as u64).to_le_bytes());
-            hash.update(bytes);
-        };
-        part(vm_id.as_bytes());
-        part(&module.digest().0);
-        part(&vm_configuration);
-        for (name, value) in &environment {
-            part(name.as_bytes());
-            part(value.as_bytes());
-        }
-        part(format!("{limits:?}").as_bytes());
-        let key = VmKey(hash.finalize().into());
-        VmSpec { key, vm_id, module, vm_configuration, environment, limits }
-    }
-}
-
-/// What a plugin context is made from. Equal specifications share one plugin context a VM.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct PluginSpec {
-    pub(crate) name: String,
-    pub(crate) root_id: String,
-    pub(crate) configuration: Arc<[u8]>,
-}
 
 /// A plugin context in every VM of its pool. Dropping the last handle ends it everywhere.
 #[derive(Debug)]
@@ -194,6 +142,10 @@ impl Pool {
         self.asynchronous.load(Ordering::Relaxed)
     }
 
+    fn build_vm(&self) -> Result<Vm, Error> {
+        Vm::build(&self.runtime.0.engine, &self.runtime.0.shared, &self.spec)
+    }
+
     pub(crate) fn counters(&self) -> Counters {
         let mut total = Counters::default();
         for slot in &self.slots {
@@ -217,7 +169,7 @@ impl Pool {
         }
         let first = self.plugins.lock().specs.iter().all(Option::is_none);
         if !first {
-            Vm::build(&self.runtime, &self.spec)?.add_root(&spec)?;
+            self.build_vm()?.add_root(&spec)?;
         }
         let index = {
             let mut plugins = self.plugins.lock();
@@ -401,7 +353,7 @@ impl Entry<'_> {
     /// Builds the VM with every plugin of the pool.
     fn build(&mut self) -> Result<(), Error> {
         let specs = self.pool.plugins.lock().specs.clone();
-        let mut vm = Box::new(Vm::build(&self.pool.runtime, &self.pool.spec)?);
+        let mut vm = Box::new(self.pool.build_vm()?);
         let mut roots = vec![None; specs.len()];
         for (root, spec) in roots.iter_mut().zip(&specs) {
             if let Some(spec) = spec {

@@ -6,15 +6,15 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use wasmtime::{Config, Engine, Linker, OptLevel, Strategy};
+use wasmtime::{Config, Engine, OptLevel, Strategy};
 
 use crate::counters::Counters;
 use crate::error::Error;
 use crate::limits::EPOCH;
-use crate::module::{Digest, Module};
-use crate::pool::{Pool, VmKey, VmSpec};
+use crate::module::{Digest, Linkers, Module};
+use crate::pool::Pool;
 use crate::shared::Shared;
-use crate::state::VmState;
+use crate::spec::{VmKey, VmSpec};
 
 /// What a host decides when it makes a [`Runtime`].
 #[derive(Debug, Clone, Copy)]
@@ -43,9 +43,7 @@ pub struct Runtime(pub(crate) Arc<RuntimeInner>);
 
 pub(crate) struct RuntimeInner {
     pub(crate) engine: Engine,
-    pub(crate) linker: Linker<VmState>,
-    /// The same, with the calls that 0.1.0's text gives no result.
-    pub(crate) linker_void: Linker<VmState>,
+    linkers: Linkers,
     pub(crate) shared: Arc<Shared>,
     pub(crate) slots: usize,
     max_vms: usize,
@@ -92,15 +90,7 @@ impl Runtime {
     /// [`Error::Module`] if wasmtime or a thread cannot start.
     pub fn new(options: Options) -> Result<Self, Error> {
         let engine = engine()?;
-        let mut linker = Linker::new(&engine);
-        let link = |linker: &mut Linker<VmState>| -> wasmtime::Result<()> {
-            crate::hostcalls::link(linker)?;
-            crate::hostcalls::link_emscripten(linker)?;
-            crate::wasi::link(linker)
-        };
-        link(&mut linker).map_err(|error| Error::Module(format!("linker: {error:#}")))?;
-        let mut linker_void = linker.clone();
-        crate::hostcalls::link_void(&mut linker_void).map_err(|error| Error::Module(format!("linker: {error:#}")))?;
+        let linkers = Linkers::new(&engine).map_err(|error| Error::Module(format!("linker: {error:#}")))?;
         let stop = Arc::new(AtomicBool::new(false));
         spawn("wasm-epoch", {
             let (engine, stop) = (engine.clone(), Arc::clone(&stop));
@@ -122,8 +112,7 @@ impl Runtime {
         let slots = options.slots.max(1);
         Ok(Runtime(Arc::new(RuntimeInner {
             engine,
-            linker,
-            linker_void,
+            linkers,
             shared: Arc::new(Shared::default()),
             slots,
             max_vms: options.max_vms.max(1),
@@ -155,7 +144,7 @@ impl Runtime {
         }
         // Compiled outside the lock: other modules may load meanwhile. Two loads of one module at the same
         // moment both compile it; the first one in stays.
-        let module = Module::compile(&self.0, digest, bytes)?;
+        let module = Module::compile(&self.0.engine, &self.0.linkers, digest, bytes)?;
         let mut modules = self.0.modules.lock();
         modules.retain(|_, known| known.strong_count() > 0);
         if let Some(first) = modules.get(&digest).and_then(Weak::upgrade) {

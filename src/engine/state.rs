@@ -12,13 +12,13 @@ use crate::cell::{Effects, StreamCell};
 use crate::error::Error;
 use crate::host::StreamHost;
 use crate::limits::Stopwatch;
-use crate::pool::VmSpec;
+use crate::settings::{PluginSpec, VmSettings};
 
 /// A root context: one filter configuration in this VM.
 #[derive(Debug)]
 pub(crate) struct RootContext {
     /// Name, root id and configuration.
-    pub(crate) plugin: Arc<crate::pool::PluginSpec>,
+    pub(crate) plugin: Arc<PluginSpec>,
     /// `proxy_set_tick_period_milliseconds`; zero is off.
     pub(crate) tick_period: Duration,
     /// When the next tick is due; meaningless while the period is zero.
@@ -67,8 +67,8 @@ pub(crate) type Contexts = HashMap<u32, Context, BuildHasherDefault<IdHasher>>;
 
 /// The data of one VM's store.
 pub(crate) struct VmState {
-    /// What the VM was built from.
-    pub(crate) spec: Arc<VmSpec>,
+    /// What the configuration gives this VM.
+    pub(crate) settings: Arc<VmSettings>,
     /// Shared data, queues and metrics of the process.
     pub(crate) shared: Arc<crate::shared::Shared>,
     /// The guest's exported memory. `None` only during instantiation.
@@ -110,10 +110,14 @@ pub(crate) struct VmState {
 }
 
 impl VmState {
-    pub(crate) fn new(spec: Arc<VmSpec>, shared: Arc<crate::shared::Shared>, limits: StoreLimits) -> Self {
-        let abi = spec.module.abi();
+    pub(crate) fn new(
+        settings: Arc<VmSettings>,
+        abi: AbiVersion,
+        shared: Arc<crate::shared::Shared>,
+        limits: StoreLimits,
+    ) -> Self {
         VmState {
-            spec,
+            settings,
             shared,
             memory: None,
             alloc: None,

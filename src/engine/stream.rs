@@ -11,7 +11,8 @@ use smallvec::SmallVec;
 
 use crate::abi::Action;
 use crate::cell::{Effects, StreamCell};
-use crate::chain::{Chain, FailurePolicy, Filter};
+use crate::chain::{Chain, Filter};
+use crate::config::FailurePolicy;
 use crate::counters::SlotCounters;
 use crate::error::Error;
 use crate::host::{LocalResponse, StreamHost, Waker};

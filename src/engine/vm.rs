@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wasmtime::{
-    Instance, Store, StoreLimitsBuilder, TypedFunc, UpdateDeadline, WasmBacktrace, WasmParams, WasmResults,
+    Engine, Instance, Store, StoreLimitsBuilder, TypedFunc, UpdateDeadline, WasmBacktrace, WasmParams, WasmResults,
 };
 
 use crate::abi::{AbiVersion, Action, Callback, MapType};
@@ -17,7 +17,9 @@ use crate::cell::{Effects, StreamCell};
 use crate::error::{Error, Trap, TrapKind};
 use crate::host::{PseudoHeader, StreamHost};
 use crate::limits::FIRST_LOOK;
-use crate::pool::{PluginSpec, VmSpec};
+use crate::settings::PluginSpec;
+use crate::shared::Shared;
+use crate::spec::VmSpec;
 use crate::state::{Context, RootContext, VmState};
 
 /// `proxy_on_request_headers` and `proxy_on_response_headers`, by ABI version.
@@ -103,19 +105,20 @@ impl Vm {
     ///
     /// # Errors
     /// [`Error::Module`] if it cannot be instantiated, [`Error::Trap`] if its start function traps.
-    pub(crate) fn build(runtime: &crate::runtime::Runtime, spec: &Arc<VmSpec>) -> Result<Self, Error> {
+    pub(crate) fn build(engine: &Engine, shared: &Arc<Shared>, spec: &VmSpec) -> Result<Self, Error> {
+        let given = spec.settings.limits;
         let limits = StoreLimitsBuilder::new()
-            .memory_size(spec.limits.memory_bytes)
-            .table_elements(spec.limits.table_elements)
+            .memory_size(given.memory_bytes)
+            .table_elements(given.table_elements)
             .instances(1)
             .build();
-        let state = VmState::new(Arc::clone(spec), Arc::clone(&runtime.0.shared), limits);
-        let mut store = Store::new(&runtime.0.engine, state);
+        let state = VmState::new(Arc::clone(&spec.settings), spec.module.abi(), Arc::clone(shared), limits);
+        let mut store = Store::new(engine, state);
         store.limiter(|state| &mut state.limits);
         store.epoch_deadline_callback(|mut guest| {
             Ok(guest.data_mut().stopwatch.look().map_or(UpdateDeadline::Interrupt, UpdateDeadline::Continue))
         });
-        store.data_mut().stopwatch.start(spec.limits.configure);
+        store.data_mut().stopwatch.start(given.configure);
         store.set_epoch_deadline(FIRST_LOOK);
         let instance = spec.module.pre.instantiate(&mut store).map_err(|error| trap(Callback::Start, &error))?;
         let memory =
@@ -137,13 +140,8 @@ impl Vm {
             Some(alloc) => Some(alloc),
             None => optional(&instance, &mut store, "malloc")?,
         };
-        let mut vm = Vm {
-            store,
-            callbacks,
-            last_id: 0,
-            callback_time: spec.limits.callback,
-            configure_time: spec.limits.configure,
-        };
+        let mut vm =
+            Vm { store, callbacks, last_id: 0, callback_time: given.callback, configure_time: given.configure };
         vm.start(&instance)?;
         // Only now: its absence is what restricts hostcalls during the start function.
         vm.store.data_mut().alloc = alloc.map(Box::new);
@@ -222,7 +220,7 @@ impl Vm {
             pending_done: false,
         };
         self.store.data_mut().contexts.insert(id, Context::Root(Box::new(root)));
-        let vm_size = size(&self.store.data().spec.vm_configuration);
+        let vm_size = size(&self.store.data().settings.vm_configuration);
         let plugin_size = size(&plugin.configuration);
         let result = (|| {
             if self.callbacks.context_create.is_some() {

@@ -3,41 +3,31 @@
 //! Every mistake is an error with file, line and column and a word on what was expected. serde_yaml is used here
 //! and nowhere else, since it is no longer developed.
 
-use std::fmt;
+pub mod error;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::chain::FailurePolicy;
 use crate::limits::Limits;
+
+pub use error::ConfigError;
 
 /// A configuration file larger than this is surely another file.
 const MAX_FILE: u64 = 16 << 20;
 
-/// A mistake in a configuration file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError {
-    /// The file.
-    pub file: PathBuf,
-    /// Line and column, counted from one, where known.
-    pub at: Option<(usize, usize)>,
-    /// What is wrong and what was expected.
-    pub message: String,
+/// What becomes of a transaction when one of its filters fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailurePolicy {
+    /// The transaction is answered 503.
+    #[default]
+    Closed,
+    /// The transaction goes on without the filter.
+    Open,
 }
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file.display())?;
-        if let Some((line, column)) = self.at {
-            write!(f, ":{line}:{column}")?;
-        }
-        write!(f, ": {}", self.message)
-    }
-}
-
-impl std::error::Error for ConfigError {}
 
 /// One filter, as its file says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,17 +76,9 @@ struct RawFilter {
     #[serde(default)]
     environment: std::collections::BTreeMap<String, String>,
     #[serde(default)]
-    failure_policy: RawPolicy,
+    failure_policy: FailurePolicy,
     #[serde(default)]
     limits: RawLimits,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "snake_case")]
-enum RawPolicy {
-    #[default]
-    Closed,
-    Open,
 }
 
 #[derive(Deserialize, Default)]
@@ -181,10 +163,7 @@ impl RawFilter {
             root_id: self.root_id,
             vm_id: self.vm_id,
             environment: self.environment.into_iter().collect(),
-            failure_policy: match self.failure_policy {
-                RawPolicy::Closed => FailurePolicy::Closed,
-                RawPolicy::Open => FailurePolicy::Open,
-            },
+            failure_policy: self.failure_policy,
             limits,
             source: file.display().to_string(),
         })

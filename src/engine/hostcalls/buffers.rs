@@ -10,7 +10,7 @@ use crate::state::VmState;
 /// The bytes of a buffer that does not change while it is read.
 fn fixed(state: &VmState, buffer: BufferType) -> Result<Arc<[u8]>, Error> {
     match buffer {
-        BufferType::VmConfiguration => Ok(Arc::clone(&state.spec.vm_configuration)),
+        BufferType::VmConfiguration => Ok(Arc::clone(&state.settings.vm_configuration)),
         BufferType::PluginConfiguration => {
             state.root().map(|root| Arc::clone(&root.plugin.configuration)).ok_or_else(|| Error::NotFound)
         }

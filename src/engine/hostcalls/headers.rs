@@ -136,7 +136,7 @@ pub(super) fn get_header_map_pairs(guest: &mut Guest<'_>, map: i32, data: i32, s
 pub(super) fn set_header_map_pairs(guest: &mut Guest<'_>, map: i32, data: i32, size: i32) -> Result<(), Error> {
     let map = map_type(map)?;
     let (memory, state) = memory::split(guest)?;
-    let limits = state.spec.limits.pairs;
+    let limits = state.settings.limits.pairs;
     let fields = pairs::decode(memory::bytes(memory, data, size)?, limits)?;
     // Everything is checked before anything changes: a refused map leaves the old one whole.
     for (name, value) in &fields {

@@ -26,7 +26,7 @@ pub(super) fn send_local_response(
     let (memory, state) = memory::split(guest)?;
     let details = memory::bytes(memory, details, details_size)?;
     let body = memory::bytes(memory, body, body_size)?;
-    let fields = pairs::decode(memory::bytes(memory, headers, headers_size)?, state.spec.limits.pairs)?;
+    let fields = pairs::decode(memory::bytes(memory, headers, headers_size)?, state.settings.limits.pairs)?;
     let mut headers = Vec::with_capacity(fields.len());
     for (name, value) in fields {
         // `:status` is given twice by some SDKs; the parameter is the one that counts.

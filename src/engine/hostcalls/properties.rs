@@ -14,7 +14,7 @@ fn find(state: &mut VmState, path: &[u8], out: &mut Vec<u8>) -> Result<(), Error
     match path {
         b"plugin_name" => out.extend_from_slice(root.plugin.name.as_bytes()),
         b"plugin_root_id" => out.extend_from_slice(root.plugin.root_id.as_bytes()),
-        b"plugin_vm_id" => out.extend_from_slice(state.spec.vm_id.as_bytes()),
+        b"plugin_vm_id" => out.extend_from_slice(state.settings.vm_id.as_bytes()),
         _ => {
             if state.cell()?.property(path, out) {
                 return Ok(());

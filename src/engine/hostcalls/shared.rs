@@ -30,9 +30,9 @@ pub(super) fn set_shared_data(
     let (memory, state) = memory::split(guest)?;
     let key = memory::bytes(memory, key, key_size)?;
     let value = memory::bytes(memory, value, value_size)?;
-    match state.shared.data.set(&state.spec.vm_id, key, value, cas.cast_unsigned()) {
+    match state.shared.data.set(&state.settings.vm_id, key, value, cas.cast_unsigned()) {
         Err(Error::TooLarge(_)) => {
-            let vm_id = &state.spec.vm_id;
+            let vm_id = &state.settings.vm_id;
             log::warn!("shared data of vm_id {vm_id:?}: a value of {} bytes exceeds the whole namespace", value.len());
             Ok(())
         }
@@ -51,7 +51,7 @@ pub(super) fn get_shared_data(
     memory::with_scratch(guest, |guest, scratch| {
         let (memory, state) = memory::split(guest)?;
         let key = memory::bytes(memory, key, key_size)?;
-        let version = state.shared.data.get(&state.spec.vm_id, key, scratch).ok_or_else(|| Error::NotFound)?;
+        let version = state.shared.data.get(&state.settings.vm_id, key, scratch).ok_or_else(|| Error::NotFound)?;
         memory::return_bytes(guest, scratch, data, size)?;
         let (memory, _) = memory::split(guest)?;
         memory::write_u32(memory, cas, version)
@@ -61,7 +61,7 @@ pub(super) fn get_shared_data(
 pub(super) fn register_shared_queue(guest: &mut Guest<'_>, name: i32, name_size: i32, id: i32) -> Result<(), Error> {
     let (memory, state) = memory::split(guest)?;
     let name = memory::bytes(memory, name, name_size)?;
-    let queue = state.shared.queues.register(&state.spec.vm_id, name)?;
+    let queue = state.shared.queues.register(&state.settings.vm_id, name)?;
     memory::write_u32(memory, id, queue)
 }
 
@@ -78,7 +78,7 @@ pub(super) fn resolve_shared_queue(
     let name = memory::bytes(memory, name, name_size)?;
     // An empty vm_id is the caller's own, as in cpp-host. One that is no text is nobody's.
     let vm_id = match vm_id {
-        [] => state.spec.vm_id.as_str(),
+        [] => state.settings.vm_id.as_str(),
         vm_id => std::str::from_utf8(vm_id).map_err(|_| Error::NotFound)?,
     };
     let queue = state.shared.queues.resolve(vm_id, name).ok_or_else(|| Error::NotFound)?;

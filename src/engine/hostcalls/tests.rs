@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::abi::{AbiVersion, Callback, Status, pairs};
 use crate::cell::StreamCell;
-use crate::pool::PluginSpec;
+use crate::settings::PluginSpec;
 use crate::state::{Context, RootContext};
 use crate::testing::{Fields, SharedTransaction, Transaction};
 use crate::wasi::harness::Puppet;

@@ -6,8 +6,8 @@ use wasmtime::{AsContextMut, Instance, Store, StoreLimitsBuilder, Val};
 
 use crate::hostcalls::{HOSTCALLS, ParamType};
 use crate::limits::Limits;
-use crate::pool::VmSpec;
 use crate::runtime::{Options, Runtime};
+use crate::settings::VmSettings;
 use crate::state::VmState;
 use crate::wasi::WASI;
 
@@ -63,8 +63,18 @@ impl Puppet {
         let module = runtime.module(&wat::parse_str(text()).unwrap()).unwrap();
         let environment = vec![("A".to_owned(), "1".to_owned()), ("LONG".to_owned(), "two words".to_owned())];
         let pre = module.pre.clone();
-        let spec = Arc::new(VmSpec::new(vm_id.to_owned(), module, Arc::from([]), environment, Limits::default()));
-        let state = VmState::new(spec, Arc::clone(&runtime.0.shared), StoreLimitsBuilder::new().build());
+        let settings = VmSettings {
+            vm_id: vm_id.to_owned(),
+            vm_configuration: Arc::from([]),
+            environment,
+            limits: Limits::default(),
+        };
+        let state = VmState::new(
+            Arc::new(settings),
+            module.abi(),
+            Arc::clone(&runtime.0.shared),
+            StoreLimitsBuilder::new().build(),
+        );
         let mut store = Store::new(&runtime.0.engine, state);
         store.set_epoch_deadline(u64::MAX / 2);
         let instance = pre.instantiate(&mut store).unwrap();

@@ -30,7 +30,7 @@ pub(super) fn args_sizes_get(guest: &mut Guest<'_>, count: i32, size: i32) -> Re
 pub(super) fn environ_get(guest: &mut Guest<'_>, environ: i32, buf: i32) -> Result<(), Errno> {
     let (memory, state) = memory::split(guest)?;
     let (mut pointer, mut at) = (environ, buf);
-    for (name, value) in &state.spec.environment {
+    for (name, value) in &state.settings.environment {
         memory::write_u32(memory, pointer, at.cast_unsigned())?;
         pointer = pointer.wrapping_add(4);
         for part in [name.as_bytes(), b"=", value.as_bytes(), b"\0"] {
@@ -44,7 +44,7 @@ pub(super) fn environ_get(guest: &mut Guest<'_>, environ: i32, buf: i32) -> Resu
 
 pub(super) fn environ_sizes_get(guest: &mut Guest<'_>, count: i32, size: i32) -> Result<(), Errno> {
     let (memory, state) = memory::split(guest)?;
-    let environment = &state.spec.environment;
+    let environment = &state.settings.environment;
     // Each with `=` between and NUL behind.
     let bytes: usize = environment.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
     let to_u32 = |number: usize| u32::try_from(number).map_err(|_| Errno::Inval);

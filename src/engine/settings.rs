@@ -1,0 +1,23 @@
+//! What a guest is given by its configuration: read by hostcalls, and part of what decides who shares a VM.
+
+use std::sync::Arc;
+
+use crate::limits::Limits;
+
+/// What is the same for every plugin context of a VM.
+#[derive(Debug)]
+pub(crate) struct VmSettings {
+    pub(crate) vm_id: String,
+    pub(crate) vm_configuration: Arc<[u8]>,
+    /// The guest's environment: what the configuration names, never the server's own.
+    pub(crate) environment: Vec<(String, String)>,
+    pub(crate) limits: Limits,
+}
+
+/// What a plugin context is made from. Equal specifications share one plugin context a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct PluginSpec {
+    pub(crate) name: String,
+    pub(crate) root_id: String,
+    pub(crate) configuration: Arc<[u8]>,
+}
