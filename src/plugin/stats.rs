@@ -15,8 +15,12 @@ use crate::process;
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Copies the engine's counters into ATS's statistics.
+///
+/// After an upgrade in place two copies of this plugin live in one process, with the same statistics. So a copy writes
+/// while it has rules, and once more when something changed after that; the statistics then are the new copy's.
 struct Exporter {
     stats: Vec<Stat>,
+    written: Mutex<Vec<(&'static str, u64)>>,
 }
 
 /// Kept for the life of the process.
@@ -49,7 +53,7 @@ pub(crate) fn start() {
             }
         }
     }
-    match Continuation::new(Exporter { stats }) {
+    match Continuation::new(Exporter { stats, written: Mutex::default() }) {
         Ok(cont) => {
             let _ = cont.as_ref().schedule_on_pool(PERIOD, Pool::Task);
             *EXPORTER.lock() = Some(cont);
@@ -62,9 +66,17 @@ impl Handler for Exporter {
     const NAME: &'static str = "wasm_remap statistics";
 
     fn handle(&self, cont: ContRef<'_, Self>, _event: Event, _edata: Edata) {
-        for (stat, (_, value)) in self.stats.iter().zip(values()) {
-            stat.set(i64::try_from(value).unwrap_or(i64::MAX));
+        let process = process::get();
+        let serving = process.rules_created.load(Ordering::Relaxed) > process.rules_deleted.load(Ordering::Relaxed);
+        let values = values();
+        let mut written = self.written.lock();
+        if serving || *written != values {
+            for (stat, (_, value)) in self.stats.iter().zip(&values) {
+                stat.set(i64::try_from(*value).unwrap_or(i64::MAX));
+            }
+            *written = values;
         }
+        drop(written);
         let _ = cont.schedule_on_pool(PERIOD, Pool::Task);
     }
 }

@@ -288,3 +288,26 @@ fn plugin_contexts_end_after_a_reload() {
     }
     assert_eq!(Client::connect(server.port()).get("two.test", "/").status, 200);
 }
+
+#[test]
+fn after_an_upgrade_in_place_the_statistics_are_the_new_copys() {
+    let origin = Origin::start();
+    let server = builder(&origin).manager().stats().start();
+    let mut client = Client::connect(server.port());
+    for _ in 0..5 {
+        assert_eq!(client.request("GET", "one.test", "/", &[], b"").status, 200);
+    }
+    server.counters("five transactions", |counters| counters.get("transactions") == Some(&5));
+    server.renew_plugin();
+    server.reload().expect("the same configuration, a new copy");
+    for _ in 0..2 {
+        assert_eq!(client.request("GET", "one.test", "/", &[], b"").status, 200);
+    }
+    server.counters("two transactions of the new copy", |counters| counters.get("transactions") == Some(&2));
+    // Longer than both copies' periods: the old one must not come back with its numbers.
+    let begin = std::time::Instant::now();
+    while begin.elapsed() < Duration::from_secs(3) {
+        assert_eq!(server.metric("wasm_remap.transactions"), Some(2));
+        thread::sleep(Duration::from_millis(50));
+    }
+}
