@@ -98,7 +98,8 @@ pub struct TxnHooks<T> {
     _handler: PhantomData<fn(T)>,
 }
 
-// SAFETY: the continuation has no mutex and no data but a number, and ATS calls it from any of its threads.
+// SAFETY: the continuation has neither mutex nor data, and ATS calls it from any of its threads; transactions' data stay
+// in their own thread's table.
 unsafe impl<T> Send for TxnHooks<T> {}
 // SAFETY: as for Send; nothing changes after `new`.
 unsafe impl<T> Sync for TxnHooks<T> {}

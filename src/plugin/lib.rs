@@ -22,10 +22,11 @@ use ats::guard;
 use ats::handle::TxnHandle;
 use ats::remap::{ErrBuf, InstanceArgs, RemapRequest, check_interface};
 use ats::sys::{
-    TS_ERROR, TS_SUCCESS, TSHttpTxn, TSREMAP_DID_REMAP, TSREMAP_NO_REMAP, TSRemapInterface, TSRemapReloadStatus,
-    TSRemapRequestInfo, TSRemapStatus, TSReturnCode,
+    TS_ERROR, TS_SUCCESS, TSHttpTxn, TSREMAP_DID_REMAP, TSREMAP_DID_REMAP_STOP, TSREMAP_NO_REMAP,
+    TSREMAP_NO_REMAP_STOP, TSRemapInterface, TSRemapReloadStatus, TSRemapRequestInfo, TSRemapStatus, TSReturnCode,
 };
 use rule::Rule;
+use transaction::Outcome;
 
 /// Once for each loaded copy of the plugin, on the main thread or, at a reload, on an ET_TASK thread.
 ///
@@ -104,23 +105,25 @@ pub unsafe extern "C" fn TSRemapDoRemap(
         let rule = unsafe { &*instance.cast::<Rule>() };
         // SAFETY: these are the arguments of the DoRemap call that is going on, and there is no other view of them.
         let request = unsafe { RemapRequest::from_raw(txn, rri) };
-        Some(request.is_some_and(|mut request| {
+        Some(request.map_or_else(Outcome::default, |mut request| {
             // SAFETY: the handle goes with the stream's host, which TXN_CLOSE drops before it is re-enabled
             // (`transaction::State::close`) - or with the stream itself, if no hook could be added. The engine uses
             // it only while one of its calls runs, and no other view of the messages is alive around those.
             let handle = unsafe { TxnHandle::new(request.txn()) };
-            handle.is_some_and(|handle| transaction::begin(rule, &mut request, handle))
+            handle.map_or_else(Outcome::default, |handle| transaction::begin(rule, &mut request, handle))
         }))
     });
     match answer {
-        Some(true) => TSREMAP_DID_REMAP,
-        Some(false) => TSREMAP_NO_REMAP,
-        None => guard!("TSRemapDoRemap (after a panic)", on_panic = TSREMAP_NO_REMAP, {
+        Some(Outcome { remapped: true, answered: true }) => TSREMAP_DID_REMAP_STOP,
+        Some(Outcome { remapped: true, answered: false }) => TSREMAP_DID_REMAP,
+        Some(Outcome { remapped: false, answered: true }) => TSREMAP_NO_REMAP_STOP,
+        Some(Outcome { remapped: false, answered: false }) => TSREMAP_NO_REMAP,
+        None => guard!("TSRemapDoRemap (after a panic)", on_panic = TSREMAP_NO_REMAP_STOP, {
             // SAFETY: as above; the first view went with the panic.
             if let Some(request) = unsafe { RemapRequest::from_raw(txn, rri) } {
                 reply::refuse(request.txn());
             }
-            TSREMAP_NO_REMAP
+            TSREMAP_NO_REMAP_STOP
         }),
     }
 }

@@ -67,14 +67,23 @@ struct State {
     deadline: Option<Instant>,
 }
 
-/// `TSRemapDoRemap`: shows the request to the chain, and hooks what the chain needs. True if the URL was changed.
-pub(crate) fn begin(rule: &Rule, request: &mut RemapRequest<'_>, handle: TxnHandle) -> bool {
+/// What DoRemap did.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Outcome {
+    /// The URL was changed.
+    pub(crate) remapped: bool,
+    /// The request is answered here: no plugin behind us in the rule may see it, or answer otherwise.
+    pub(crate) answered: bool,
+}
+
+/// `TSRemapDoRemap`: shows the request to the chain, and hooks what the chain needs.
+pub(crate) fn begin(rule: &Rule, request: &mut RemapRequest<'_>, handle: TxnHandle) -> Outcome {
     let slot = threads::slot();
     process::get().count_entered(slot);
     let chain = rule.chain();
     let needs = chain.needs();
     if !needs.request_headers {
-        return false;
+        return Outcome::default();
     }
     fault::inject_for("TSRemapDoRemap", &mut request.messages());
     let (end_of_stream, head) =
@@ -83,7 +92,7 @@ pub(crate) fn begin(rule: &Rule, request: &mut RemapRequest<'_>, handle: TxnHand
     let host = TxnHost::new(handle);
     let mut stream = Stream::new(Arc::clone(chain), slot, Box::new(host));
     let verdict = stream.request_headers(end_of_stream);
-    let did_remap = stream.with_host(|host| host.request_line_changed()).unwrap_or(false);
+    let remapped = stream.with_host(|host| host.request_line_changed()).unwrap_or(false);
     let mut state = State {
         stream,
         stage: Stage::Request,
@@ -95,6 +104,7 @@ pub(crate) fn begin(rule: &Rule, request: &mut RemapRequest<'_>, handle: TxnHand
         deadline: None,
     };
     let mut paused = false;
+    let answered = matches!(verdict, Verdict::Respond(_) | Verdict::Close);
     match verdict {
         Verdict::Continue => {}
         Verdict::Pause => paused = true,
@@ -114,7 +124,7 @@ pub(crate) fn begin(rule: &Rule, request: &mut RemapRequest<'_>, handle: TxnHand
     // A rule that names the plugin several times has several of us in one transaction: each has its own place.
     for place in &process::get().hooks {
         match place.attach(txn, transaction, &hooks[..count]) {
-            Ok(()) => return did_remap,
+            Ok(()) => return Outcome { remapped, answered },
             Err(back) => transaction = back,
         }
     }
@@ -125,7 +135,7 @@ pub(crate) fn begin(rule: &Rule, request: &mut RemapRequest<'_>, handle: TxnHand
     );
     drop(transaction);
     reply::refuse(txn);
-    did_remap
+    Outcome { remapped, answered: true }
 }
 
 /// Whether a request has a body to come: then its headers do not end the stream.
@@ -259,7 +269,7 @@ impl State {
         let resumer = match &self.resumer {
             Some(resumer) => Arc::clone(resumer),
             None => match Continuation::new(Resumer {
-                transaction: SendWrapper::new(this.clone()),
+                transaction: Mutex::new(Some(SendWrapper::new(this.clone()))),
                 timer: Mutex::default(),
             }) {
                 Ok(resumer) => Arc::clone(self.resumer.insert(Arc::new(resumer))),
@@ -288,7 +298,10 @@ impl State {
     /// TXN_CLOSE: ends the contexts, and cuts the circle by which a resumer and its transaction keep each other.
     fn close(&mut self) {
         self.stream.finish();
-        self.resumer = None;
+        if let Some(resumer) = self.resumer.take() {
+            let transaction = (*resumer).as_ref().share().transaction.lock().take();
+            drop(transaction);
+        }
         self.reply = None;
     }
 }
@@ -296,8 +309,9 @@ impl State {
 /// Comes back to a transaction that waits. Apart from [`Transaction`], because it needs a mutex to be scheduled, and
 /// most transactions never wait.
 struct Resumer {
-    /// Of the thread that this is scheduled on, and dropped on: [`State::close`] runs there.
-    transaction: SendWrapper<Attached<Transaction>>,
+    /// Of the thread that this is scheduled on. [`State::close`] takes it out there, since a waker may hold the last
+    /// reference to this on another.
+    transaction: Mutex<Option<SendWrapper<Attached<Transaction>>>>,
     timer: Mutex<Option<ScheduledAction>>,
 }
 
@@ -305,7 +319,11 @@ impl Handler for Resumer {
     const NAME: &'static str = "wasm_remap paused transaction";
 
     fn handle(&self, _cont: ContRef<'_, Self>, _event: Event, _edata: Edata) {
-        wake(&self.transaction);
+        let transaction = self.transaction.lock().as_deref().cloned();
+        // The lock is released: what is woken may run to its close, which wants it.
+        if let Some(transaction) = transaction {
+            wake(&transaction);
+        }
     }
 }
 

@@ -225,3 +225,24 @@ fn a_rule_may_name_the_plugin_up_to_three_times() {
     assert_eq!(response.status, 503);
     server.wait_for_log("name its files as several @pparam of one", std::time::Duration::from_secs(5));
 }
+
+#[test]
+fn a_refusal_is_final_for_the_plugins_behind_it() {
+    let origin = Origin::start();
+    let server = TrafficServer::builder()
+        .origin(&origin)
+        .rule(Rule::new("guarded.test", "http://{origin}/").wasm(["guard.yaml"]).wasm(["answer.yaml"]))
+        .file(
+            "guard.yaml",
+            "filters: [{name: guard, module: {guest:api-key}, configuration: {keys: {sesame: alice}}}]\n",
+        )
+        .file(
+            "answer.yaml",
+            "filters: [{name: answer, module: {guest:local-response}, configuration: {status: 200}}]\n",
+        )
+        .start();
+    let mut client = Client::connect(server.port());
+    assert_eq!(client.request("GET", "guarded.test", "/", &[], b"").status, 401);
+    assert_eq!(client.request("GET", "guarded.test", "/", &[("x-api-key", "sesame")], b"").status, 200);
+    assert_eq!(origin.request_count(), 0, "the second one answers, if it is asked");
+}
