@@ -219,6 +219,10 @@ impl Pool {
     fn configure_slot(self: &Arc<Self>, slot: usize, index: usize, spec: &Arc<PluginSpec>) -> Result<(), Error> {
         let mut entry = self.lock(slot);
         let result = if entry.guard.vm.is_none() { entry.build() } else { entry.add_root(index, spec) };
+        if result.is_err() {
+            // Before anybody builds a VM in this slot again: it must not meet what was just refused.
+            self.plugins.lock().specs[index] = None;
+        }
         entry.leave();
         result
     }
@@ -243,7 +247,7 @@ impl Pool {
         // Threads beyond the number of slots share them.
         let index = if slot < self.slots.len() { slot } else { slot % self.slots.len() };
         let slot = &self.slots[index];
-        Entry { pool: self, slot, index, guard: slot.inner.lock(), timers_changed: false }
+        Entry { pool: self, slot, index, guard: slot.inner.lock(), timers_changed: false, lost: None }
     }
 
     /// Builds a slot's VM if it has none. For the rebuilder thread.
@@ -304,6 +308,8 @@ pub(crate) struct Entry<'p> {
     guard: MutexGuard<'p, SlotInner>,
     /// A VM that was built or configured during this entry set timers.
     timers_changed: bool,
+    /// The VM was lost during this entry: the streams that lived in it, to be woken once the lock is released.
+    lost: Option<Vec<Arc<StreamCell>>>,
 }
 
 impl Entry<'_> {
@@ -417,7 +423,7 @@ impl Entry<'_> {
     /// Leaves the slot: releases the lock, then wakes what the entry acted on.
     #[inline]
     pub(crate) fn leave(self) {
-        if self.timers_changed || self.guard.vm.as_ref().is_some_and(|vm| vm.has_aftermath()) {
+        if self.timers_changed || self.lost.is_some() || self.guard.vm.as_ref().is_some_and(|vm| vm.has_aftermath()) {
             self.leave_aftermath();
         }
     }
@@ -440,28 +446,27 @@ impl Entry<'_> {
             }
         }
         aftermath.timers_changed |= self.timers_changed;
-        let (pool, index) = (self.pool, self.index);
+        let (pool, index, lost) = (self.pool, self.index, self.lost.take());
         drop(self.guard);
         if aftermath.timers_changed {
             pool.runtime.timers_changed(pool, index);
         }
         aftermath.wake();
-    }
-
-    /// Drops the VM after a trap, wakes the streams that lived in it, and has it built anew.
-    #[cold]
-    pub(crate) fn poison(mut self, error: &Error) {
-        let cells = self.discard(error);
-        let (pool, index) = (self.pool, self.index);
-        drop(self.guard);
-        pool.runtime.schedule_rebuild(Arc::downgrade(pool), index);
-        for cell in cells {
-            cell.wake();
+        if let Some(cells) = lost {
+            pool.runtime.schedule_rebuild(Arc::downgrade(pool), index);
+            cells.iter().for_each(|cell| cell.wake());
         }
     }
 
-    fn discard(&mut self, error: &Error) -> Vec<Arc<StreamCell>> {
-        let Some(mut vm) = self.guard.vm.take() else { return Vec::new() };
+    /// Leaves the slot after a trap: drops the VM, wakes the streams that lived in it, and has it built anew.
+    #[cold]
+    pub(crate) fn poison(mut self, error: &Error) {
+        self.discard(error);
+        self.leave();
+    }
+
+    fn discard(&mut self, error: &Error) {
+        let Some(mut vm) = self.guard.vm.take() else { return };
         vm.salvage();
         let (cells, roots) = vm.remains();
         let counters = &self.slot.counters;
@@ -476,6 +481,6 @@ impl Entry<'_> {
         // Contexts of this generation are gone, also before the next VM is there.
         self.guard.generation += 1;
         self.guard.backoff.trapped(Instant::now());
-        cells
+        self.lost = Some(cells);
     }
 }

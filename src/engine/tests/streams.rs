@@ -321,3 +321,28 @@ fn beyond_the_ceiling_on_vms_threads_share_them() {
     chains.push(bench.chain(&file("four")).unwrap());
     assert_eq!(bench.runtime.counters().vms_built, 11, "the room of those that are gone is free again");
 }
+
+#[test]
+fn a_configuration_that_only_a_vm_in_use_refuses_costs_that_vm_and_nothing_else() {
+    let bench = Bench::new(1);
+    // Traps at the second configuration that one VM sees: the trial on a VM of its own cannot show that.
+    bench.module(
+        "s.wasm",
+        "",
+        r#"(global $count (mut i32) (i32.const 0))
+        (func (export "proxy_on_configure") (param i32 i32) (result i32)
+          (global.set $count (i32.add (global.get $count) (i32.const 1)))
+          (if (i32.eq (global.get $count) (i32.const 2)) (then unreachable))
+          (i32.const 1))
+        (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) (i32.const 1))"#,
+    );
+    let chain = bench.chain("filters: [{name: s, module: s.wasm, configuration: one}]").unwrap();
+    let mut held = bench.stream(&chain, &request());
+    assert_eq!(held.request_headers(true), Verdict::Pause);
+    let wakes = count_wakes(&held);
+    bench.chain("filters: [{name: s, module: s.wasm, configuration: two}]").unwrap_err();
+    assert_eq!(wakes.load(Ordering::Relaxed), 1, "what waited in the VM is told");
+    assert!(matches!(held.resume(), Verdict::Respond(response) if response.status == 503));
+    let mut next = bench.stream(&chain, &request());
+    assert_eq!(next.request_headers(true), Verdict::Pause, "a new VM, at once");
+}
