@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use engine::testing::{Fields, SharedTransaction, Transaction};
-use engine::{Chain, LocalResponse, Options, Runtime, Stream, Verdict, config};
+use engine::{At, Chain, LocalResponse, Options, Runtime, Stream, Verdict, config};
 use serde::Serialize;
 
 use crate::capture::{self, Threshold};
@@ -239,8 +239,13 @@ impl Drive<'_> {
                 || empty == Some("0")
         };
         lock(&self.trace).expect_response();
-        let verdict = self.stream.response_headers(ends);
-        match self.settle(verdict) {
+        let mut verdict = self.stream.response_headers(At::Origin, ends);
+        verdict = self.settle(verdict);
+        if verdict == Verdict::Continue {
+            verdict = self.stream.response_headers(At::Client, ends);
+            verdict = self.settle(verdict);
+        }
+        match verdict {
             Verdict::Respond(answer) => {
                 if answered_by == "origin" {
                     self.notes.push(

@@ -9,21 +9,37 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::body::{Bodies, BodyBuffer, Side};
 use crate::host::{LocalResponse, StreamHost, Waker};
 
 /// What hostcalls asked for and nobody has applied yet.
 #[derive(Debug, Default)]
 pub(crate) struct Effects {
-    /// `proxy_continue_stream(HttpRequest)`, `proxy_continue_request`.
-    pub(crate) continue_request: bool,
-    /// `proxy_continue_stream(HttpResponse)`, `proxy_continue_response`.
-    pub(crate) continue_response: bool,
+    /// By side: the filters that `proxy_continue_stream` resumes, a bit each.
+    pub(crate) continued: [u64; 2],
+    /// By side: the filters that want to see no (more) of the body, a bit each.
+    pub(crate) declined: [u64; 2],
     /// `proxy_close_stream` of either side.
     pub(crate) close: bool,
     /// `proxy_send_local_response`; the first one wins.
     pub(crate) local_response: Option<Box<LocalResponse>>,
     /// Whether any of the above is set.
     pub(crate) any: bool,
+}
+
+impl Effects {
+    /// Takes over what `other` asks for; an answer that is there already wins.
+    pub(crate) fn merge(&mut self, other: Effects) {
+        for side in Side::ALL {
+            self.continued[side as usize] |= other.continued[side as usize];
+            self.declined[side as usize] |= other.declined[side as usize];
+        }
+        self.close |= other.close;
+        self.any |= other.any;
+        if self.local_response.is_none() {
+            self.local_response = other.local_response;
+        }
+    }
 }
 
 /// Values kept by `set_property`, for later callbacks and filters of the same stream.
@@ -34,6 +50,7 @@ struct Inner {
     host: Option<Box<dyn StreamHost>>,
     effects: Effects,
     properties: StreamProperties,
+    bodies: Bodies,
     /// A driver is waiting for effects: whoever records one must wake the host.
     parked: bool,
     /// The stream has ended; a host that comes back late is dropped.
@@ -53,12 +70,13 @@ impl std::fmt::Debug for StreamCell {
 }
 
 impl StreamCell {
-    pub(crate) fn new() -> Arc<Self> {
+    pub(crate) fn new(bodies: Bodies) -> Arc<Self> {
         Arc::new(StreamCell {
             inner: Mutex::new(Inner {
                 host: None,
                 effects: Effects::default(),
                 properties: Vec::new(),
+                bodies,
                 parked: false,
                 closed: false,
                 waker: None,
@@ -156,6 +174,16 @@ impl StreamCell {
         }
         inner.properties.push((path.into(), value.to_vec()));
         true
+    }
+
+    /// Runs `f` on what filters have of the bodies. `f` calls nothing of the proxy's that runs its state machine.
+    pub(crate) fn with_bodies<R>(&self, f: impl FnOnce(&mut Bodies) -> R) -> R {
+        f(&mut self.inner.lock().bodies)
+    }
+
+    /// Takes what a filter has of a body.
+    pub(crate) fn take_body(&self, filter: usize, side: Side) -> Option<Box<dyn BodyBuffer>> {
+        self.with_bodies(|bodies| bodies.take(filter, side))
     }
 
     /// Ends the stream: later effects fall into the void. The host goes to its last callbacks, and then away.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{FailurePolicy, FilterSpec};
+use crate::body::{Bodies, Side};
+use crate::config::{At, Body, FailurePolicy, FilterSpec, RequestBody};
 use crate::error::Error;
 use crate::module::Exported;
 use crate::pool::Plugin;
@@ -11,12 +12,20 @@ use crate::runtime::Runtime;
 use crate::settings::{PluginSpec, VmSettings};
 use crate::spec::VmSpec;
 
+/// Filters are told apart by a bit each.
+const MAX_FILTERS: usize = 64;
+
 /// One entry of a chain: a module and its configuration, limits and failure policy.
 #[derive(Debug)]
 pub struct Filter {
     pub(crate) plugin: Arc<Plugin>,
     pub(crate) policy: FailurePolicy,
     pub(crate) pause: Duration,
+    pub(crate) body_bytes: usize,
+    /// The bodies that it is shown: what its file allows, of what its module exports.
+    pub(crate) body: Body,
+    pub(crate) at: At,
+    request_body: RequestBody,
 }
 
 impl Filter {
@@ -32,6 +41,24 @@ impl Filter {
         self.plugin.pool.spec.module.exported()
     }
 
+    /// The bodies that the filter is shown.
+    #[must_use]
+    pub fn body(&self) -> Body {
+        self.body
+    }
+
+    /// On which side of the cache it sees responses.
+    #[must_use]
+    pub fn at(&self) -> At {
+        self.at
+    }
+
+    /// Whether a body of this side may leave the filter other than it came.
+    #[must_use]
+    pub fn changes_body(&self, side: Side) -> bool {
+        self.body.shows(side) && self.exported().changes_bodies
+    }
+
     /// What becomes of a transaction when the filter fails.
     #[must_use]
     pub fn policy(&self) -> FailurePolicy {
@@ -44,8 +71,20 @@ impl Filter {
 pub struct Needs {
     /// Some filter has a callback at the beginning, or a context to end.
     pub request_headers: bool,
-    /// Some filter has `proxy_on_response_headers`.
+    /// Some filter sees request bodies.
+    pub request_body: bool,
+    /// Some filter wants them whole, before the origin is contacted. Then all get them so.
+    pub buffers_request: bool,
+    /// Some filter has `proxy_on_response_headers`, or ends, on the client's side of the cache.
     pub response_headers: bool,
+    /// Some filter has `proxy_on_response_headers` on the origin's side of the cache.
+    pub origin_response_headers: bool,
+    /// Some filter sees response bodies, on this side of the cache.
+    pub response_body: Option<At>,
+    /// By side: some filter may change the body.
+    pub changes_body: [bool; 2],
+    /// The most that one filter may hold of a request's body.
+    pub request_limit: usize,
 }
 
 /// A rule's filters: request callbacks run first to last, response callbacks last to first.
@@ -69,18 +108,27 @@ impl Chain {
         for spec in specs {
             let plugin = load_filter(runtime, spec)
                 .map_err(|error| Error::Start(format!("{}: filter '{}': {error}", spec.source, spec.name)))?;
-            filters.push(Filter { plugin, policy: spec.failure_policy, pause: spec.limits.pause });
+            let exported = plugin.pool.spec.module.exported();
+            let has = match (exported.request_body, exported.response_body) {
+                (true, true) => Body::Both,
+                (true, false) => Body::Request,
+                (false, true) => Body::Response,
+                (false, false) => Body::None,
+            };
+            filters.push(Filter {
+                plugin,
+                policy: spec.failure_policy,
+                pause: spec.limits.pause,
+                body_bytes: spec.limits.body_bytes,
+                body: spec.body.and(has),
+                at: spec.at,
+                request_body: spec.request_body,
+            });
         }
-        let needs = filters.iter().fold(Needs::default(), |needs, filter| {
-            let exported = filter.exported();
-            Needs {
-                request_headers: needs.request_headers
-                    || exported.request_headers
-                    || exported.response_headers
-                    || exported.end,
-                response_headers: needs.response_headers || exported.response_headers,
-            }
-        });
+        if filters.len() > MAX_FILTERS {
+            return Err(Error::Start(format!("a chain has {} filters; there may be {MAX_FILTERS}", filters.len())));
+        }
+        let needs = needs(&filters)?;
         Ok(Arc::new(Chain { label: label.to_owned(), filters, needs }))
     }
 
@@ -102,11 +150,59 @@ impl Chain {
         self.filters.iter().any(|filter| filter.plugin.pool.is_asynchronous())
     }
 
+    /// What the filters of a stream begin with.
+    pub(crate) fn bodies(&self) -> Bodies {
+        let none = !self.needs.request_body && self.needs.response_body.is_none();
+        if none { Bodies::default() } else { Bodies::showing(self.filters.iter().map(|filter| filter.body).collect()) }
+    }
+
     /// Which callbacks the chain needs to see.
     #[must_use]
     pub fn needs(&self) -> Needs {
         self.needs
     }
+}
+
+/// What these filters need to see.
+///
+/// # Errors
+/// Filters that cannot stand in one chain.
+fn needs(filters: &[Filter]) -> Result<Needs, Error> {
+    let mut needs = Needs::default();
+    let mut first: Option<&Filter> = None;
+    for filter in filters {
+        let exported = filter.exported();
+        let bodies = filter.body != Body::None;
+        needs.request_headers |= exported.request_headers || exported.response_headers || exported.end || bodies;
+        if filter.body.shows(Side::Request) {
+            needs.request_body = true;
+            needs.buffers_request |= filter.request_body == RequestBody::Buffer;
+            needs.request_limit = needs.request_limit.max(filter.body_bytes);
+        }
+        match filter.at {
+            At::Client => needs.response_headers |= exported.response_headers,
+            At::Origin => needs.origin_response_headers |= exported.response_headers,
+        }
+        if filter.body.shows(Side::Response) {
+            match first {
+                Some(first) if first.at != filter.at => {
+                    return Err(Error::Start(format!(
+                        "filters '{}' and '{}' both see response bodies, one at the client's and one at the origin's side \
+                         of the cache, which keeps a body in one form only: give both the same 'at', or one of them \
+                         'body: none' or 'body: request'",
+                        first.name(),
+                        filter.name()
+                    )));
+                }
+                _ => first = Some(filter),
+            }
+            needs.response_body = Some(filter.at);
+        }
+        for side in Side::ALL {
+            needs.changes_body[side as usize] |= filter.changes_body(side);
+        }
+    }
+    Ok(needs)
 }
 
 fn load_filter(runtime: &Runtime, spec: &FilterSpec) -> Result<Arc<Plugin>, Error> {

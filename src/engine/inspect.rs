@@ -54,11 +54,11 @@ pub const CALLBACKS: &[CallbackRow] = &[
     row("proxy_on_upstream_connection_close", 2, false, None, "A TCP origin closed."),
     row("proxy_on_request_headers", 3, true, Some(Callback::RequestHeaders), "The request's headers are there."),
     row("proxy_on_request_metadata", 2, true, None, "HTTP/2 metadata of the request."),
-    row("proxy_on_request_body", 3, true, None, "A piece of the request's body."),
+    row("proxy_on_request_body", 3, true, Some(Callback::RequestBody), "A piece of the request's body."),
     row("proxy_on_request_trailers", 2, true, None, "The request's trailers."),
     row("proxy_on_response_headers", 3, true, Some(Callback::ResponseHeaders), "The response's headers are there."),
     row("proxy_on_response_metadata", 2, true, None, "HTTP/2 metadata of the response."),
-    row("proxy_on_response_body", 3, true, None, "A piece of the response's body."),
+    row("proxy_on_response_body", 3, true, Some(Callback::ResponseBody), "A piece of the response's body."),
     row("proxy_on_response_trailers", 2, true, None, "The response's trailers."),
     row("proxy_on_http_call_response", 5, false, None, "The answer to `proxy_http_call`."),
     row("proxy_on_grpc_receive_initial_metadata", 3, false, None, "First metadata of a gRPC call or stream."),
@@ -384,13 +384,15 @@ mod tests {
             | Callback::Configure
             | Callback::Tick
             | Callback::RequestHeaders
+            | Callback::RequestBody
             | Callback::ResponseHeaders
+            | Callback::ResponseBody
             | Callback::Done
             | Callback::Log
             | Callback::Delete => true,
         };
         let called: Vec<_> = CALLBACKS.iter().filter_map(|row| row.called.map(|called| (row.name, called))).collect();
-        assert_eq!(called.len(), 9, "as many rows as there are callbacks above");
+        assert_eq!(called.len(), 11, "as many rows as there are callbacks above");
         assert!(called.iter().all(|(name, callback)| *name == callback.as_str() && calls(*callback)));
     }
 
@@ -408,7 +410,7 @@ mod tests {
         assert_eq!(found.start, ["start section", "_initialize", "main"]);
         assert_eq!(found.allocator, Some("malloc"));
         let names: Vec<_> = found.callbacks.iter().map(|row| (row.name, row.called.is_some())).collect();
-        assert_eq!(names, [("proxy_on_tick", true), ("proxy_on_request_body", false)]);
+        assert_eq!(names, [("proxy_on_tick", true), ("proxy_on_request_body", true)]);
         assert_eq!(found.unknown_callbacks, ["proxy_on_holiday"]);
         assert!(found.names && !found.debug);
         assert_eq!(found.obstacle, None);

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod abi;
+mod body;
 mod cell;
 mod chain;
 pub mod config;
@@ -34,9 +35,10 @@ pub mod testing;
 mod vm;
 mod wasi;
 
+pub use body::{BodyBuffer, Bytes, Side};
 pub use cell::StreamCell;
 pub use chain::{Chain, Filter, Needs};
-pub use config::FailurePolicy;
+pub use config::{At, Body, FailurePolicy, RequestBody};
 pub use counters::Counters;
 pub use error::{Error, Trap, TrapKind};
 pub use host::{LocalResponse, PseudoHeader, StreamHost, Waker};
@@ -44,5 +46,5 @@ pub use hostcalls::{GUEST_TARGET, HOSTCALLS, Hostcall, ParamType, Support};
 pub use limits::Limits;
 pub use module::{Digest, Exported, Module};
 pub use runtime::{Options, Runtime};
-pub use stream::{Stream, Verdict};
+pub use stream::{Passed, Stream, Verdict};
 pub use wasi::{Errno, WASI, WasiFunction, WasiSupport};

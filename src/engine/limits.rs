@@ -17,6 +17,8 @@ pub struct Limits {
     pub configure: Duration,
     /// How long a stream may be paused.
     pub pause: Duration,
+    /// How many bytes of one body a filter may hold by pausing it.
+    pub body_bytes: usize,
     /// What one encoded map may hold.
     pub pairs: PairsLimits,
 }
@@ -29,6 +31,7 @@ impl Default for Limits {
             callback: Duration::from_millis(100),
             configure: Duration::from_secs(10),
             pause: Duration::from_secs(30),
+            body_bytes: 1 << 20,
             pairs: PairsLimits::default(),
         }
     }

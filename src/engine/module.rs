@@ -49,6 +49,8 @@ pub struct Exported {
     pub end: bool,
     /// `proxy_on_tick`.
     pub tick: bool,
+    /// It imports `proxy_set_buffer_bytes`: without that, no body leaves it other than it came.
+    pub changes_bodies: bool,
 }
 
 /// What modules are linked with.
@@ -130,6 +132,7 @@ impl Module {
             response_body: has("proxy_on_response_body"),
             end: has("proxy_on_done") || has("proxy_on_log") || has("proxy_on_delete"),
             tick: has("proxy_on_tick"),
+            changes_bodies: module.imports().any(|import| import.name() == "proxy_set_buffer_bytes"),
         };
         let void = module.imports().any(|import| {
             crate::hostcalls::VOID_IN_0_1_0.contains(&import.name())

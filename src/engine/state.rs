@@ -36,6 +36,8 @@ pub(crate) enum Context {
     Stream {
         /// Its plugin context.
         root: u32,
+        /// Its filter's place in the chain.
+        filter: usize,
         /// What it shares with its host and the other filters.
         cell: Arc<StreamCell>,
     },
@@ -156,6 +158,14 @@ impl VmState {
         }
     }
 
+    /// The cell of the stream that hostcalls act on, and the place in its chain of the filter for which they do.
+    pub(crate) fn part(&self) -> Result<(&Arc<StreamCell>, usize), Error> {
+        match self.contexts.get(&self.effective_context) {
+            Some(Context::Stream { cell, filter, .. }) => Ok((cell, *filter)),
+            _ => Err(Error::NotFound),
+        }
+    }
+
     /// The id of the plugin context that hostcalls act on, or whose stream they act on.
     pub(crate) fn root_id(&self) -> Option<u32> {
         match self.contexts.get(&self.effective_context)? {
@@ -231,24 +241,25 @@ impl VmState {
         self.host_of = 0;
     }
 
-    /// Records an effect on the effective stream. One's own stay here until the VM is left; another stream's go to
+    /// Records an effect on the effective stream; `change` is told which filter of the chain asks. One's own stay here until the VM is left; another stream's go to
     /// its cell, and whoever waits for them is woken then.
     ///
     /// # Errors
     /// [`Error::NotFound`] outside a stream.
-    pub(crate) fn record_effect(&mut self, change: impl FnOnce(&mut Effects)) -> Result<(), Error> {
-        let Some(Context::Stream { cell, .. }) = self.contexts.get(&self.effective_context) else {
+    pub(crate) fn record_effect(&mut self, change: impl FnOnce(&mut Effects, usize)) -> Result<(), Error> {
+        let Some(Context::Stream { cell, filter, .. }) = self.contexts.get(&self.effective_context) else {
             return Err(Error::NotFound);
         };
+        let filter = *filter;
         let own = self.effective_context == self.true_context
             || matches!(self.contexts.get(&self.true_context),
                 Some(Context::Stream { cell: own, .. }) if Arc::ptr_eq(own, cell));
         if own {
-            change(&mut self.effects);
+            change(&mut self.effects, filter);
             self.effects.any = true;
         } else {
             self.reached_out = true;
-            if cell.record(change) {
+            if cell.record(|effects| change(effects, filter)) {
                 self.woken.push(Arc::clone(cell));
             }
         }

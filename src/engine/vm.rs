@@ -12,7 +12,8 @@ use wasmtime::{
     Engine, Instance, Store, StoreLimitsBuilder, TypedFunc, UpdateDeadline, WasmBacktrace, WasmParams, WasmResults,
 };
 
-use crate::abi::{AbiVersion, Action, Callback, MapType};
+use crate::abi::{AbiVersion, Action, BodyAction, Callback, MapType};
+use crate::body::Side;
 use crate::cell::{Effects, StreamCell};
 use crate::error::{Error, Trap, TrapKind};
 use crate::host::{PseudoHeader, StreamHost};
@@ -38,6 +39,8 @@ struct Callbacks {
     tick: Option<TypedFunc<u32, ()>>,
     request_headers: Option<HeadersCallback>,
     response_headers: Option<HeadersCallback>,
+    /// By side: `proxy_on_request_body`, `proxy_on_response_body`.
+    body: [Option<TypedFunc<(u32, u32, u32), i32>>; 2],
     done: Option<TypedFunc<u32, u32>>,
     log: Option<TypedFunc<u32, ()>>,
     delete: Option<TypedFunc<u32, ()>>,
@@ -131,6 +134,10 @@ impl Vm {
             tick: optional(&instance, &mut store, "proxy_on_tick")?,
             request_headers: headers_callback(&instance, &mut store, spec.module.abi(), "proxy_on_request_headers")?,
             response_headers: headers_callback(&instance, &mut store, spec.module.abi(), "proxy_on_response_headers")?,
+            body: [
+                optional(&instance, &mut store, "proxy_on_request_body")?,
+                optional(&instance, &mut store, "proxy_on_response_body")?,
+            ],
             done: optional(&instance, &mut store, "proxy_on_done")?,
             log: optional(&instance, &mut store, "proxy_on_log")?,
             delete: optional(&instance, &mut store, "proxy_on_delete")?,
@@ -332,8 +339,14 @@ impl Vm {
     ///
     /// # Errors
     /// [`Error::Trap`].
-    pub(crate) fn create_stream(&mut self, id: u32, root: u32, cell: &Arc<StreamCell>) -> Result<(), Error> {
-        self.store.data_mut().contexts.insert(id, Context::Stream { root, cell: Arc::clone(cell) });
+    pub(crate) fn create_stream(
+        &mut self,
+        id: u32,
+        root: u32,
+        filter: usize,
+        cell: &Arc<StreamCell>,
+    ) -> Result<(), Error> {
+        self.store.data_mut().contexts.insert(id, Context::Stream { root, filter, cell: Arc::clone(cell) });
         if self.callbacks.context_create.is_some() {
             let budget = self.callback_time;
             self.call(Callback::ContextCreate, id, budget, |callbacks, store| {
@@ -370,6 +383,24 @@ impl Vm {
             call_headers(callbacks.response_headers.as_ref(), store, MapType::HttpResponseHeaders, id, end_of_stream)
         })?;
         Ok(Action::from_headers_result(result))
+    }
+
+    /// `proxy_on_request_body` or `proxy_on_response_body`, with as many bytes before the filter as `size` says.
+    ///
+    /// # Errors
+    /// [`Error::Trap`].
+    pub(crate) fn body(&mut self, side: Side, id: u32, size: usize, end_of_stream: bool) -> Result<BodyAction, Error> {
+        let budget = self.callback_time;
+        let callback = match side {
+            Side::Request => Callback::RequestBody,
+            Side::Response => Callback::ResponseBody,
+        };
+        let size = u32::try_from(size).unwrap_or(u32::MAX);
+        let result = self.call(callback, id, budget, |callbacks, store| match &callbacks.body[side as usize] {
+            Some(body) => body.call(store, (id, size, u32::from(end_of_stream))),
+            None => Ok(0),
+        })?;
+        Ok(BodyAction::from_body_result(result))
     }
 
     /// `proxy_on_done` (whose answer counts for plugin contexts alone), `proxy_on_log`, `proxy_on_delete`.

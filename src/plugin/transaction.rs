@@ -17,7 +17,7 @@ use ats::remap::RemapRequest;
 use ats::schedule::ScheduledAction;
 use ats::thread::EventThread;
 use ats::txn_hooks::{Attached, TxnHandler};
-use engine::{LocalResponse, Stream, Verdict};
+use engine::{At, LocalResponse, Stream, Verdict};
 use parking_lot::Mutex;
 use send_wrapper::SendWrapper;
 
@@ -220,16 +220,16 @@ impl State {
             self.replied = true;
         }
         let end_of_stream = self.head || ends_with_headers(messages);
-        let verdict = self.stream.response_headers(end_of_stream);
+        let verdict = self.stream.response_headers(At::Client, end_of_stream);
         self.decide(verdict, messages)
     }
 
     /// Asks the chain again after a pause, in whose place another filter's may have come.
     fn go_on(&mut self, messages: &mut Messages<'_>) -> Next {
-        let holder = self.stream.holder();
+        let holder = self.stream.deadline();
         let expired = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
         let verdict = if expired { self.stream.pause_expired() } else { self.stream.resume() };
-        if self.stream.holder() != holder {
+        if self.stream.deadline() != holder {
             self.deadline = None;
         }
         self.decide(verdict, messages)

@@ -6,5 +6,5 @@ pub mod pairs;
 mod types;
 
 pub use types::{
-    AbiVersion, Action, BufferType, Callback, LogLevel, MapType, MetricType, PeerType, Status, StreamType,
+    AbiVersion, Action, BodyAction, BufferType, Callback, LogLevel, MapType, MetricType, PeerType, Status, StreamType,
 };

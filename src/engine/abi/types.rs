@@ -201,6 +201,34 @@ impl Action {
     }
 }
 
+/// What a callback for a body asks the host to do next.
+///
+/// As Envoy reads the number: 1 is StopIterationAndBuffer, 2 …AndWatermark, 3 and above …NoBuffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyAction {
+    /// Pass on what the filter has before it.
+    Continue,
+    /// Keep it and go on reading: the next callback sees all of it.
+    Buffer,
+    /// Keep it and stop reading when there is much of it.
+    Watermark,
+    /// Drop it and pass nothing on: the filter has it.
+    NoBuffer,
+}
+
+impl BodyAction {
+    /// The meaning of a return value of `proxy_on_request_body` and `proxy_on_response_body`.
+    #[must_use]
+    pub const fn from_body_result(value: i32) -> Self {
+        match value {
+            0 => BodyAction::Continue,
+            1 => BodyAction::Buffer,
+            2 => BodyAction::Watermark,
+            _ => BodyAction::NoBuffer,
+        }
+    }
+}
+
 /// The ABI version that a module declares with its marker export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum AbiVersion {
@@ -253,8 +281,12 @@ pub enum Callback {
     Tick,
     /// `proxy_on_request_headers`.
     RequestHeaders,
+    /// `proxy_on_request_body`.
+    RequestBody,
     /// `proxy_on_response_headers`.
     ResponseHeaders,
+    /// `proxy_on_response_body`.
+    ResponseBody,
     /// `proxy_on_done`.
     Done,
     /// `proxy_on_log`.
@@ -274,7 +306,9 @@ impl Callback {
             Callback::Configure => "proxy_on_configure",
             Callback::Tick => "proxy_on_tick",
             Callback::RequestHeaders => "proxy_on_request_headers",
+            Callback::RequestBody => "proxy_on_request_body",
             Callback::ResponseHeaders => "proxy_on_response_headers",
+            Callback::ResponseBody => "proxy_on_response_body",
             Callback::Done => "proxy_on_done",
             Callback::Log => "proxy_on_log",
             Callback::Delete => "proxy_on_delete",

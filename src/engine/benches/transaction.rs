@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use engine::abi::{Callback, MapType};
-use engine::{Chain, Error, Options, PseudoHeader, Runtime, Stream, StreamHost, Verdict, config};
+use engine::{At, Chain, Error, Options, PseudoHeader, Runtime, Stream, StreamHost, Verdict, config};
 
 /// The bar for a Rust-SDK header filter: a whole transaction in empty calls.
 const BAR: f64 = 400.0 / 10.5;
@@ -174,7 +174,7 @@ fn one(chain: &Arc<Chain>) {
     let host = HOST.take().unwrap_or_else(VecHost::new);
     let mut stream = Stream::new(Arc::clone(chain), 0, Box::new(Returning(Some(host))));
     assert_eq!(stream.request_headers(true), Verdict::Continue);
-    assert_eq!(stream.response_headers(true), Verdict::Continue);
+    assert_eq!(stream.response_headers(At::Client, true), Verdict::Continue);
     stream.finish();
 
     /// Gives the fields back for the next transaction, so that building them is not measured.

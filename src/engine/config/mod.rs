@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::body::Side;
 use crate::limits::Limits;
 
 pub use error::ConfigError;
@@ -27,6 +28,85 @@ pub enum FailurePolicy {
     Closed,
     /// The transaction goes on without the filter.
     Open,
+}
+
+/// Which bodies a filter is shown, of those whose callbacks its module exports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Body {
+    /// Requests' and responses'.
+    #[default]
+    Both,
+    /// Requests' alone.
+    Request,
+    /// Responses' alone.
+    Response,
+    /// None: bodies pass at full speed.
+    None,
+}
+
+impl Body {
+    /// Whether the bodies of this side are among them.
+    #[must_use]
+    pub const fn shows(self, side: Side) -> bool {
+        match side {
+            Side::Request => matches!(self, Body::Both | Body::Request),
+            Side::Response => matches!(self, Body::Both | Body::Response),
+        }
+    }
+
+    /// The bodies that both allow.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let shown = |side| self.shows(side) && other.shows(side);
+        match (shown(Side::Request), shown(Side::Response)) {
+            (true, true) => Body::Both,
+            (true, false) => Body::Request,
+            (false, true) => Body::Response,
+            (false, false) => Body::None,
+        }
+    }
+
+    /// The name in a configuration, and the value of the property `plugin_body`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Body::Both => "both",
+            Body::Request => "request",
+            Body::Response => "response",
+            Body::None => "none",
+        }
+    }
+
+    /// The one with this name.
+    #[must_use]
+    pub fn from_name(name: &[u8]) -> Option<Self> {
+        [Body::Both, Body::Request, Body::Response, Body::None]
+            .into_iter()
+            .find(|body| body.as_str().as_bytes() == name)
+    }
+}
+
+/// On which side of the cache a filter sees responses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum At {
+    /// Every response on its way to a client, hits included; the cache keeps it as the origin sent it.
+    #[default]
+    Client,
+    /// Once, when the origin sends it; the cache keeps what the filter made of it.
+    Origin,
+}
+
+/// When request bodies go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RequestBody {
+    /// As they come.
+    #[default]
+    Stream,
+    /// Whole, and shown before the origin is contacted.
+    Buffer,
 }
 
 /// One filter, as its file says.
@@ -48,6 +128,12 @@ pub struct FilterSpec {
     pub environment: Vec<(String, String)>,
     /// What becomes of a transaction when the filter fails.
     pub failure_policy: FailurePolicy,
+    /// Which bodies the filter is shown.
+    pub body: Body,
+    /// On which side of the cache it sees responses.
+    pub at: At,
+    /// When request bodies go on.
+    pub request_body: RequestBody,
     /// Ceilings.
     pub limits: Limits,
     /// The file that the filter comes from, for messages.
@@ -78,6 +164,12 @@ struct RawFilter {
     #[serde(default)]
     failure_policy: FailurePolicy,
     #[serde(default)]
+    body: Body,
+    #[serde(default)]
+    at: At,
+    #[serde(default)]
+    request_body: RequestBody,
+    #[serde(default)]
     limits: RawLimits,
 }
 
@@ -88,6 +180,9 @@ struct RawLimits {
     callback_ms: Option<u32>,
     configure_ms: Option<u32>,
     pause_ms: Option<u32>,
+    body_kib: Option<u32>,
+    header_kib: Option<u32>,
+    header_count: Option<u32>,
 }
 
 /// Reads one filter file.
@@ -143,6 +238,18 @@ impl RawFilter {
             }
             limits.memory_bytes = usize::from(mib) << 20;
         }
+        for (name, value, limit, unit) in [
+            ("body_kib", self.limits.body_kib, &mut limits.body_bytes, 1 << 10),
+            ("header_kib", self.limits.header_kib, &mut limits.pairs.bytes, 1 << 10),
+            ("header_count", self.limits.header_count, &mut limits.pairs.pairs, 1),
+        ] {
+            if let Some(value) = value {
+                if value == 0 {
+                    return Err(format!("limits.{name}: must be at least 1"));
+                }
+                *limit = usize::try_from(value).unwrap_or(usize::MAX).saturating_mul(unit);
+            }
+        }
         for (name, value, limit) in [
             ("callback_ms", self.limits.callback_ms, &mut limits.callback),
             ("configure_ms", self.limits.configure_ms, &mut limits.configure),
@@ -164,6 +271,9 @@ impl RawFilter {
             vm_id: self.vm_id,
             environment: self.environment.into_iter().collect(),
             failure_policy: self.failure_policy,
+            body: self.body,
+            at: self.at,
+            request_body: self.request_body,
             limits,
             source: file.display().to_string(),
         })

@@ -43,7 +43,7 @@ pub(super) fn send_local_response(
         body: body.to_vec(),
         grpc_status: u32::try_from(grpc_status).ok(),
     });
-    state.record_effect(|effects| {
+    state.record_effect(|effects, _| {
         effects.local_response.get_or_insert(response);
     })
 }

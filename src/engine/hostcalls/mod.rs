@@ -150,11 +150,11 @@ hostcalls! {
     /// The configuration of the plugin, or of the VM during `proxy_on_vm_start`.
     fn proxy_get_configuration(return_data: i32, return_size: i32) in V0_1_0 => buffers::get_configuration;
     /// Inserts into, appends to or replaces (parts of) a buffer.
-    fn proxy_set_buffer_bytes(buffer_id: i32, offset: i32, size: i32, data: i32, data_size: i32) in ALL => buffers::set_buffer_bytes, without "bodies: configurations are the only buffers";
+    fn proxy_set_buffer_bytes(buffer_id: i32, offset: i32, size: i32, data: i32, data_size: i32) in ALL => buffers::set_buffer_bytes;
     /// Reads (part of) a buffer.
-    fn proxy_get_buffer_bytes(buffer_id: i32, offset: i32, max_size: i32, return_data: i32, return_size: i32) in ALL => buffers::get_buffer_bytes, without "bodies: configurations are the only buffers";
+    fn proxy_get_buffer_bytes(buffer_id: i32, offset: i32, max_size: i32, return_data: i32, return_size: i32) in ALL => buffers::get_buffer_bytes;
     /// The size of a buffer.
-    fn proxy_get_buffer_status(buffer_id: i32, return_size: i32, return_flags: i32) in ALL => buffers::get_buffer_status, without "bodies: configurations are the only buffers";
+    fn proxy_get_buffer_status(buffer_id: i32, return_size: i32, return_flags: i32) in ALL => buffers::get_buffer_status;
 
     /// The bytes that a map takes when encoded.
     fn proxy_get_header_map_size(map_id: i32, return_size: i32) in ALL => headers::get_header_map_size;
@@ -174,7 +174,7 @@ hostcalls! {
     /// Resumes a paused stream.
     fn proxy_continue_stream(stream_type: i32) in SINCE_0_2_0 => streams::continue_stream;
     /// Ends a stream.
-    fn proxy_close_stream(stream_type: i32) in SINCE_0_2_0 => streams::close_stream, without "a reset: the client is answered 503";
+    fn proxy_close_stream(stream_type: i32) in SINCE_0_2_0 => streams::close_stream;
     /// Resumes a paused request.
     fn proxy_continue_request() in V0_1_0 => streams::continue_request;
     /// Resumes a paused response.

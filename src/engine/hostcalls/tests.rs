@@ -45,10 +45,10 @@ impl Scene {
             configuration: Arc::from(&b"configuration"[..]),
         });
         let root = RootContext { plugin, tick_period: Duration::ZERO, tick_due: None, pending_done: false };
-        let cell = StreamCell::new();
+        let cell = StreamCell::new(crate::body::Bodies::default());
         let state = guest.store.data_mut();
         state.contexts.insert(ROOT, Context::Root(Box::new(root)));
-        state.contexts.insert(STREAM, Context::Stream { root: ROOT, cell });
+        state.contexts.insert(STREAM, Context::Stream { root: ROOT, filter: 0, cell });
         let mut host = transaction.host();
         host.begin(Callback::RequestHeaders);
         state.host = Some(host);
@@ -343,9 +343,9 @@ fn a_local_response_is_recorded_whole_and_the_first_one_counts() {
 fn resuming_and_closing_are_effects() {
     let mut scene = Scene::usual();
     assert_eq!(scene.guest.call("proxy_continue_stream", &[0]), OK);
-    assert!(scene.guest.store.data().effects.continue_request);
+    assert_eq!(scene.guest.store.data().effects.continued, [1, 0]);
     assert_eq!(scene.guest.call("proxy_continue_stream", &[1]), OK);
-    assert!(scene.guest.store.data().effects.continue_response);
+    assert_eq!(scene.guest.store.data().effects.continued, [1, 1]);
     assert_eq!(scene.guest.call("proxy_close_stream", &[1]), OK);
     assert!(scene.guest.store.data().effects.close);
     for stream in [2, 3, 4] {
@@ -356,7 +356,7 @@ fn resuming_and_closing_are_effects() {
     assert_eq!(scene.guest.call("proxy_continue_request", &[]), OK);
     assert_eq!(scene.guest.call("proxy_continue_response", &[]), OK);
     let effects = &scene.guest.store.data().effects;
-    assert!(effects.continue_request && effects.continue_response && !effects.close);
+    assert!(effects.continued == [1, 1] && !effects.close);
     assert_eq!(scene.guest.call("proxy_clear_route_cache", &[]), OK);
     let mut root = Scene::in_root();
     assert_eq!(root.guest.call("proxy_continue_stream", &[0]), NOT_FOUND);
@@ -367,9 +367,9 @@ fn resuming_and_closing_are_effects() {
 fn the_effective_context_decides_whose_stream_it_is() {
     let mut scene = Scene::in_root();
     let other = SharedTransaction::new(Transaction::get("b.test", "/b"));
-    let cell = StreamCell::new();
+    let cell = StreamCell::new(crate::body::Bodies::default());
     cell.put_host(Some(other.host()), true);
-    scene.guest.store.data_mut().contexts.insert(7, Context::Stream { root: ROOT, cell: Arc::clone(&cell) });
+    scene.guest.store.data_mut().contexts.insert(7, Context::Stream { root: ROOT, filter: 0, cell: Arc::clone(&cell) });
     assert_eq!(scene.guest.call("proxy_set_effective_context", &[99]), BAD_ARGUMENT);
     assert_eq!(scene.guest.call("proxy_set_effective_context", &[7]), OK);
     assert_eq!(scene.value(REQUEST, ":path").unwrap(), b"/b");
@@ -379,7 +379,7 @@ fn the_effective_context_decides_whose_stream_it_is() {
     assert_eq!(scene.guest.call("proxy_set_effective_context", &[i64::from(ROOT)]), OK);
     scene.guest.store.data_mut().return_host();
     assert!(cell.take_host().is_some(), "the host went home");
-    assert!(cell.take_effects().continue_request);
+    assert_eq!(cell.take_effects().continued, [1, 0]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use engine::abi::Callback;
 use engine::testing::Transaction;
-use engine::{FailurePolicy, Stream, Verdict};
+use engine::{At, FailurePolicy, Stream, Verdict};
 use support::{Bench, request};
 
 const ADD: &str = r#"(import "env" "proxy_add_header_map_value" (func $add (param i32 i32 i32 i32 i32) (result i32)))"#;
@@ -51,7 +51,7 @@ fn requests_run_first_to_last_and_responses_last_to_first() {
     };
     assert_eq!(by(&transaction.0.lock().request), ["a", "b"]);
     transaction.0.lock().response = Some(vec![]);
-    assert_eq!(stream.response_headers(true), Verdict::Continue);
+    assert_eq!(stream.response_headers(At::Client, true), Verdict::Continue);
     assert_eq!(by(transaction.0.lock().response.as_ref().unwrap()), ["b", "a"]);
     stream.finish();
     use Callback::*;
@@ -110,7 +110,11 @@ fn a_trap_is_answered_503_and_the_next_request_has_a_new_vm() {
             assert_eq!(response.status, 503);
             assert!(stream.failed());
             transaction.0.lock().response = Some(vec![]);
-            assert_eq!(stream.response_headers(true), Verdict::Continue, "no filter sees a failure's answer");
+            assert_eq!(
+                stream.response_headers(At::Client, true),
+                Verdict::Continue,
+                "no filter sees a failure's answer"
+            );
         } else {
             assert_eq!(verdict, Verdict::Continue, "round {round}");
         }
@@ -274,7 +278,7 @@ fn a_local_response_ends_the_chain_whatever_the_filter_returns() {
     assert!(!stream.failed());
     // The second filter never met the request, so it does not meet the response either.
     transaction.0.lock().response = Some(vec![]);
-    assert_eq!(stream.response_headers(true), Verdict::Continue);
+    assert_eq!(stream.response_headers(At::Client, true), Verdict::Continue);
     assert_eq!(transaction.0.lock().response.as_ref().unwrap().len(), 0);
 }
 

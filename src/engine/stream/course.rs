@@ -1,0 +1,418 @@
+//! What changes while a stream runs, and how headers go from filter to filter.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use smallvec::SmallVec;
+
+use super::Verdict;
+use super::bodies::Flow;
+use crate::abi::Action;
+use crate::body::Side;
+use crate::cell::{Effects, StreamCell};
+use crate::chain::{Chain, Filter};
+use crate::config::At;
+use crate::counters::SlotCounters;
+use crate::error::Error;
+use crate::host::StreamHost;
+use crate::pool::Entry;
+use crate::vm::Vm;
+
+/// One filter's part in a stream.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    /// Its stream context; zero before it is created.
+    pub(super) context: u32,
+    pub(super) state: PartState,
+    /// By side: whether it holds anything.
+    pub(super) gates: [Gate; 2],
+    /// By side: the end of the body is among what it holds.
+    pub(super) ended: [bool; 2],
+    /// By side: it is shown the body.
+    pub(super) takes: [bool; 2],
+    /// The VM that the context lives in.
+    pub(super) generation: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PartState {
+    /// Not yet reached by a callback.
+    New,
+    /// Alive in its VM.
+    Alive,
+    /// Failed, or gone with its VM: no callback any more.
+    Gone,
+}
+
+/// What a filter does with one side of its stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gate {
+    /// Lets it pass.
+    Open,
+    /// Holds the headers, and with them all that comes behind.
+    Headers,
+    /// Holds the body, and wants more of it.
+    Buffer,
+    /// Holds the body, and wants more of it up to a point.
+    Watermark,
+    /// Has taken what came of the body, and does not let its end pass.
+    NoBuffer,
+}
+
+/// A filter that keeps a stream waiting.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wait {
+    pub(super) filter: usize,
+    pub(super) until: Instant,
+}
+
+/// What changes while a stream runs. Apart from the chain, so that both can be borrowed side by side.
+pub(super) struct Course {
+    slot: usize,
+    pub(super) cell: Arc<StreamCell>,
+    /// The host between callbacks, unless it waits in the cell, where callbacks of other contexts find it.
+    host: Host,
+    pub(super) parts: SmallVec<[Part; 4]>,
+    /// By side: the filter that holds the headers.
+    pub(super) headers: [Option<usize>; 2],
+    /// By side: the filter that keeps it waiting, and until when.
+    pub(super) waits: [Option<Wait>; 2],
+    /// What callbacks asked for that is not done yet.
+    pub(super) pending: Effects,
+    /// By side: what has passed the chain. Absent in a stream that has shown no body.
+    pub(super) flows: Option<Box<[Flow; 2]>>,
+    /// A filter failed closed: the answer is the policy's, and no filter sees it.
+    pub(super) failed: bool,
+    finished: bool,
+    /// Which filters see the response that passes.
+    response_at: At,
+    /// By side: the headers came without a body behind them.
+    end_of_stream: [bool; 2],
+}
+
+impl std::fmt::Debug for Course {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Course").field("parts", &self.parts).finish_non_exhaustive()
+    }
+}
+
+/// The host while the driver has it, and lends it to one VM after the other.
+pub(super) type Host = Option<Box<dyn StreamHost>>;
+
+impl Course {
+    pub(super) fn new(chain: &Chain, slot: usize, host: Box<dyn StreamHost>) -> Self {
+        let parts = chain.filters().iter().map(|filter| Part {
+            context: 0,
+            generation: 0,
+            state: PartState::New,
+            gates: [Gate::Open; 2],
+            ended: [false; 2],
+            takes: Side::ALL.map(|side| filter.body.shows(side)),
+        });
+        Course {
+            slot,
+            cell: StreamCell::new(chain.bodies()),
+            host: Some(host),
+            parts: parts.collect(),
+            headers: [None; 2],
+            waits: [None; 2],
+            pending: Effects::default(),
+            flows: None,
+            failed: false,
+            finished: false,
+            response_at: At::Client,
+            end_of_stream: [false; 2],
+        }
+    }
+
+    pub(super) fn with_host<R>(&mut self, f: impl FnOnce(&mut dyn StreamHost) -> R) -> Option<R> {
+        match self.host.as_mut() {
+            Some(host) => Some(f(host.as_mut())),
+            None => self.cell.with_host(f),
+        }
+    }
+
+    pub(super) fn request_headers(&mut self, chain: &Chain, end_of_stream: bool) -> Verdict {
+        self.end_of_stream[Side::Request as usize] = end_of_stream;
+        self.enter(chain, |course, host| course.run_request_headers(chain, 0, host))
+    }
+
+    pub(super) fn response_headers(&mut self, chain: &Chain, at: At, end_of_stream: bool) -> Verdict {
+        self.end_of_stream[Side::Response as usize] = end_of_stream;
+        self.response_at = at;
+        let below = self.parts.len();
+        self.enter(chain, |course, host| course.run_response_headers(chain, below, host))
+    }
+
+    /// Runs callbacks: takes the host out of wherever it is, and puts it where it belongs afterwards.
+    pub(super) fn enter(&mut self, chain: &Chain, run: impl FnOnce(&mut Self, &mut Host) -> Verdict) -> Verdict {
+        // While no filter of the chain has callbacks outside of streams (ticks, say), nobody else can act on this
+        // stream, and neither the host nor effects need to go through the cell and its lock.
+        if (chain.is_asynchronous() || self.holds())
+            && let Some(verdict) = self.collect(chain)
+        {
+            return verdict;
+        }
+        let mut host = self.host.take().or_else(|| self.cell.take_host());
+        let mut verdict = run(self, &mut host);
+        if matches!(verdict, Verdict::Continue | Verdict::Pause) && (self.pending.any || self.holds()) {
+            verdict = self.advance(chain, &mut host);
+        }
+        let holds = self.holds();
+        if holds || self.waits.iter().any(Option::is_some) {
+            self.renew_waits(chain);
+        }
+        if holds || chain.is_asynchronous() {
+            let paused = holds && matches!(verdict, Verdict::Continue | Verdict::Pause);
+            self.cell.put_host(host, paused);
+        } else {
+            self.host = host;
+        }
+        verdict
+    }
+
+    /// Fetches the effects that callbacks of other contexts left in the cell.
+    fn collect(&mut self, chain: &Chain) -> Option<Verdict> {
+        let effects = self.cell.take_effects();
+        if !effects.any {
+            return None;
+        }
+        let verdict = self.absorb(chain, self.holder().unwrap_or(0), effects)?;
+        self.cell.unpark();
+        Some(verdict)
+    }
+
+    pub(super) fn run_request_headers(&mut self, chain: &Chain, from: usize, host: &mut Host) -> Verdict {
+        for (at, filter) in chain.filters().iter().enumerate().skip(from) {
+            if self.parts[at].state == PartState::Gone {
+                continue;
+            }
+            let outcome = self.first_contact(at, filter, host);
+            if let Some(verdict) = self.settle(chain, at, Side::Request, outcome) {
+                return verdict;
+            }
+        }
+        Verdict::Continue
+    }
+
+    pub(super) fn run_response_headers(&mut self, chain: &Chain, below: usize, host: &mut Host) -> Verdict {
+        for (at, filter) in chain.filters().iter().enumerate().take(below).rev() {
+            if self.parts[at].state != PartState::Alive
+                || !filter.exported().response_headers
+                || filter.at != self.response_at
+            {
+                continue;
+            }
+            let end_of_stream = self.end_of_stream[Side::Response as usize];
+            let outcome = self.visit(at, filter, host, |vm, context| vm.response_headers(context, end_of_stream));
+            if let Some(verdict) = self.settle(chain, at, Side::Response, outcome) {
+                return verdict;
+            }
+        }
+        Verdict::Continue
+    }
+
+    /// Creates the filter's context and shows it the request headers, in one visit to its VM.
+    fn first_contact(&mut self, at: usize, filter: &Filter, host: &mut Host) -> Result<(Action, Effects), Error> {
+        let mut entry = filter.plugin.pool.lock(self.slot);
+        let slot = entry.slot;
+        let (vm, generation, root) = entry.vm_for(&filter.plugin)?;
+        let headers = filter.exported().request_headers;
+        let end_of_stream = self.end_of_stream[Side::Request as usize];
+        let context = vm.reserve();
+        vm.lend(context, host.take());
+        let result = vm
+            .create_stream(context, root, at, &self.cell)
+            .and_then(|()| if headers { vm.request_headers(context, end_of_stream) } else { Ok(Action::Continue) });
+        let effects = vm.take_back(context, &self.cell, host);
+        slot.counters.streams_created.add(1);
+        let part = &mut self.parts[at];
+        (part.context, part.generation, part.state) = (context, generation, PartState::Alive);
+        finish_entry(entry, result).map(|action| (action, effects))
+    }
+
+    /// Enters the VM in which the filter's context lives.
+    pub(super) fn visit<A>(
+        &mut self,
+        at: usize,
+        filter: &Filter,
+        host: &mut Host,
+        run: impl FnOnce(&mut Vm, u32) -> Result<A, Error>,
+    ) -> Result<(A, Effects), Error> {
+        let part = self.parts[at];
+        let mut entry = filter.plugin.pool.lock(self.slot);
+        let Some(vm) = entry.vm_of(part.generation) else {
+            return Err(gone());
+        };
+        vm.lend(part.context, host.take());
+        let result = run(vm, part.context);
+        let effects = vm.take_back(part.context, &self.cell, host);
+        finish_entry(entry, result).map(|action| (action, effects))
+    }
+
+    /// What a callback for headers means for the stream; `None` is the next filter's turn.
+    fn settle(
+        &mut self,
+        chain: &Chain,
+        at: usize,
+        side: Side,
+        outcome: Result<(Action, Effects), Error>,
+    ) -> Option<Verdict> {
+        let (action, effects) = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => return self.fail(chain, at, &error),
+        };
+        if action == Action::Continue && !effects.any {
+            return None;
+        }
+        if let Some(verdict) = self.absorb(chain, at, effects) {
+            return Some(verdict);
+        }
+        let resumed = self.take_continued(at, side);
+        if action == Action::Continue || resumed {
+            return None;
+        }
+        self.tally(chain, at, |counters| counters.pauses.add(1));
+        self.parts[at].gates[side as usize] = Gate::Headers;
+        self.headers[side as usize] = Some(at);
+        Some(Verdict::Pause)
+    }
+
+    /// Takes what a callback asked for into account. `Some` is the end of the transaction as it was.
+    pub(super) fn absorb(&mut self, chain: &Chain, at: usize, effects: Effects) -> Option<Verdict> {
+        self.pending.merge(effects);
+        for side in Side::ALL {
+            let declined = std::mem::take(&mut self.pending.declined[side as usize]);
+            if declined != 0 {
+                let parts = self.parts.iter_mut().enumerate().filter(|(filter, _)| declined & 1 << filter != 0);
+                parts.for_each(|(_, part)| part.takes[side as usize] = false);
+            }
+        }
+        if let Some(response) = self.pending.local_response.take() {
+            self.pending = Effects::default();
+            self.tally(chain, at, |counters| counters.local_responses.add(1));
+            self.let_go();
+            return Some(Verdict::Respond(response));
+        }
+        if std::mem::take(&mut self.pending.close) {
+            self.pending = Effects::default();
+            self.let_go();
+            return Some(Verdict::Close);
+        }
+        None
+    }
+
+    /// Whether the filter asked for this side of its stream to go on. Asks once.
+    pub(super) fn take_continued(&mut self, at: usize, side: Side) -> bool {
+        let continued = &mut self.pending.continued[side as usize];
+        let asked = *continued & 1 << at != 0;
+        *continued &= !(1 << at);
+        asked
+    }
+
+    /// No filter holds anything any more: the transaction goes another way.
+    pub(super) fn let_go(&mut self) {
+        self.headers = [None; 2];
+        self.waits = [None; 2];
+        for part in &mut self.parts {
+            part.gates = [Gate::Open; 2];
+            part.ended = [false; 2];
+        }
+        if self.flows.take().is_some() {
+            self.cell.with_bodies(crate::body::Bodies::clear);
+        }
+    }
+
+    /// Whether any filter holds anything.
+    pub(super) fn holds(&self) -> bool {
+        self.parts.iter().any(|part| part.gates != [Gate::Open; 2])
+    }
+
+    /// A filter that holds something.
+    fn holder(&self) -> Option<usize> {
+        self.parts.iter().position(|part| part.gates != [Gate::Open; 2])
+    }
+
+    pub(super) fn resume(&mut self, chain: &Chain) -> Verdict {
+        if !self.holds() {
+            return Verdict::Continue;
+        }
+        // `enter` does what is to be done.
+        self.enter(chain, |_, _| Verdict::Pause)
+    }
+
+    pub(super) fn finish(&mut self, chain: &Chain) {
+        if std::mem::replace(&mut self.finished, true) {
+            return;
+        }
+        self.let_go();
+        // Nobody may act on the stream any more; the host goes with the last of its callbacks.
+        let mut host = match self.host.take() {
+            Some(host) if !chain.is_asynchronous() => Some(host),
+            host => host.or(self.cell.close()),
+        };
+        for (at, filter) in chain.filters().iter().enumerate() {
+            let part = self.parts[at];
+            self.parts[at].lose();
+            if part.context == 0 {
+                continue;
+            }
+            let mut entry = filter.plugin.pool.lock(self.slot);
+            let slot = entry.slot;
+            let Some(vm) = entry.vm_of(part.generation) else { continue };
+            vm.lend(part.context, host.take());
+            let result = vm.end_stream(part.context);
+            // Whatever the filter still asked for has nothing left to happen to.
+            drop(vm.take_back(part.context, &self.cell, &mut host));
+            slot.counters.streams_deleted.add(1);
+            match result {
+                Ok(()) => entry.leave(),
+                Err(error) => {
+                    super::policy::report(chain, at, &error, "the transaction is over");
+                    entry.poison(&error);
+                }
+            }
+        }
+    }
+
+    /// Counts in the filter's slot, under its lock.
+    pub(super) fn tally(&self, chain: &Chain, at: usize, count: impl FnOnce(&SlotCounters)) {
+        let entry = chain.filters()[at].plugin.pool.lock(self.slot);
+        count(&entry.slot.counters);
+    }
+
+    /// Whether the filter's context still lives in its VM.
+    pub(super) fn is_alive(&self, chain: &Chain, at: usize) -> bool {
+        let part = self.parts[at];
+        let mut entry = chain.filters()[at].plugin.pool.lock(self.slot);
+        part.state == PartState::Alive && entry.vm_of(part.generation).is_some()
+    }
+}
+
+impl Part {
+    /// The context is no more.
+    pub(super) fn lose(&mut self) {
+        self.context = 0;
+        self.generation = 0;
+        self.state = PartState::Gone;
+    }
+}
+
+/// Why a filter is not there that was.
+pub(super) fn gone() -> Error {
+    Error::Start("its VM trapped in another callback".to_owned())
+}
+
+/// Leaves a slot after a callback: in order, or, after a trap, by dropping its VM.
+fn finish_entry<A>(entry: Entry<'_>, result: Result<A, Error>) -> Result<A, Error> {
+    match result {
+        Ok(action) => {
+            entry.leave();
+            Ok(action)
+        }
+        Err(error) => {
+            entry.poison(&error);
+            Err(error)
+        }
+    }
+}

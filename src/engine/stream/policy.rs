@@ -1,0 +1,59 @@
+//! What becomes of a transaction when a filter fails it.
+
+use super::Verdict;
+use super::course::Course;
+use crate::chain::Chain;
+use crate::config::FailurePolicy;
+use crate::error::Error;
+use crate::host::LocalResponse;
+
+impl Course {
+    /// Applies the failure policy to a filter whose context is lost. `None` goes on without it.
+    #[cold]
+    pub(super) fn fail(&mut self, chain: &Chain, at: usize, error: &Error) -> Option<Verdict> {
+        self.parts[at].lose();
+        self.apply_policy(chain, at, error)
+    }
+
+    /// Applies the failure policy. `None` goes on without the filter.
+    #[cold]
+    fn apply_policy(&mut self, chain: &Chain, at: usize, error: &Error) -> Option<Verdict> {
+        match chain.filters()[at].policy {
+            FailurePolicy::Open => {
+                report(chain, at, error, "failure_policy open: the transaction goes on without it");
+                None
+            }
+            FailurePolicy::Closed => {
+                report(chain, at, error, "failure_policy closed: the transaction is answered 503");
+                self.failed = true;
+                self.let_go();
+                self.cell.unpark();
+                Some(Verdict::Respond(Box::new(LocalResponse::text(503, "Service Unavailable\n"))))
+            }
+        }
+    }
+
+    pub(super) fn pause_expired(&mut self, chain: &Chain) -> Verdict {
+        let Some((side, wait)) = self.first_wait() else { return Verdict::Continue };
+        // Effects that came with the last moment are void: the policy speaks now.
+        drop(self.cell.take_effects());
+        let at = wait.filter;
+        let limit = chain.filters()[at].pause;
+        let expired = Error::Start(format!("it held the transaction for more than {limit:?}"));
+        if let Some(verdict) = self.apply_policy(chain, at, &expired) {
+            return verdict;
+        }
+        self.enter(chain, |course, host| course.open(chain, side, at, host))
+    }
+}
+
+/// One line that says which rule and filter failed, how, and what became of the transaction.
+#[cold]
+pub(super) fn report(chain: &Chain, at: usize, error: &Error, outcome: &str) {
+    let filter = &chain.filters()[at];
+    let backtrace = match error {
+        Error::Trap(trap) if !trap.backtrace.is_empty() => format!("; in {}", trap.backtrace.join(" < ")),
+        _ => String::new(),
+    };
+    log::error!(target: "wasm_remap", "{}: filter '{}': {error}; {outcome}{backtrace}", chain.label(), filter.name());
+}
