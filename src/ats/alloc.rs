@@ -35,19 +35,28 @@ impl TsBuf {
     /// `TSHttpTxnErrorBodySet` null means "no body set", and ATS would send its own page.
     #[must_use]
     pub fn copy_from(bytes: &[u8]) -> Self {
-        let size = bytes.len() + 1;
+        Self::gather(bytes.len(), |write| write(bytes))
+    }
+
+    /// As [`Self::copy_from`], of what `fill` writes, piece by piece. Beyond `len` bytes in all, nothing is taken.
+    #[must_use]
+    pub fn gather(len: usize, fill: impl FnOnce(&mut dyn FnMut(&[u8]))) -> Self {
         // SAFETY: the size is not zero, and the site is a C string that lives for ever.
-        let ptr = unsafe { _TSmalloc(size, SITE) }.cast::<u8>();
+        let ptr = unsafe { _TSmalloc(len + 1, SITE) }.cast::<u8>();
         let Some(ptr) = NonNull::new(ptr) else {
             // ATS aborts before it answers null; if some build does not, neither can we go on.
             std::alloc::handle_alloc_error(std::alloc::Layout::new::<u8>());
         };
-        // SAFETY: the block has `size` bytes, and a fresh block overlaps nothing.
-        unsafe {
-            ptr.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
-            ptr.as_ptr().add(bytes.len()).write(0);
-        }
-        Self { ptr, len: bytes.len() }
+        let mut buf = Self { ptr, len: 0 };
+        fill(&mut |bytes| {
+            let count = bytes.len().min(len - buf.len);
+            // SAFETY: the block has `len` bytes and one more, of which `buf.len` are written; nobody else has it yet.
+            unsafe { buf.ptr.as_ptr().add(buf.len).copy_from_nonoverlapping(bytes.as_ptr(), count) };
+            buf.len += count;
+        });
+        // SAFETY: the one byte more.
+        unsafe { buf.ptr.as_ptr().add(buf.len).write(0) };
+        buf
     }
 
     /// Takes over a string that ATS allocated for its caller, such as the one from `TSUrlStringGet`.
@@ -93,6 +102,17 @@ mod tests {
         assert_eq!(&*buf, b"a\0b");
         // SAFETY: `copy_from` writes one byte past the content.
         assert_eq!(unsafe { *buf.ptr.as_ptr().add(3) }, 0);
+    }
+
+    #[test]
+    fn pieces_are_gathered_up_to_the_length() {
+        let pieces: [&[u8]; 4] = [b"ab", b"", b"cde", b"f"];
+        for len in 0..9 {
+            let buf = TsBuf::gather(len, |write| pieces.iter().for_each(|piece| write(piece)));
+            assert_eq!(&*buf, &b"abcdef"[..len.min(6)]);
+            // SAFETY: `gather` writes one byte past the content.
+            assert_eq!(unsafe { *buf.ptr.as_ptr().add(buf.len) }, 0);
+        }
     }
 
     #[test]

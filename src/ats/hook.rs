@@ -24,6 +24,8 @@ use crate::{guard, log};
 #[must_use = "a transaction that is not re-enabled never ends"]
 pub struct Hook {
     token: Reenable,
+    /// What it was called for, until it was put off.
+    event: Option<Event>,
     /// [`Txn`] and messages are for this thread.
     _not_send: PhantomData<*const ()>,
 }
@@ -35,7 +37,18 @@ impl Hook {
     /// ATS must just have called a hook of this transaction on this thread, and no one else may re-enable it for that.
     pub unsafe fn from_raw(raw: TSHttpTxn) -> Option<Self> {
         let token = Reenable { txn: NonNull::new(raw)?, home: EventThread::current() };
-        Some(Self { token, _not_send: PhantomData })
+        Some(Self { token, event: None, _not_send: PhantomData })
+    }
+
+    /// The hook that ATS called with this event.
+    pub(crate) fn called_with(self, event: Event) -> Self {
+        Self { event: Some(event), ..self }
+    }
+
+    /// What ATS called the hook for; `None` for one that was put off by [`Self::pause`].
+    #[must_use]
+    pub fn event(&self) -> Option<Event> {
+        self.event
     }
 
     /// The transaction.
@@ -105,7 +118,7 @@ impl Reenable {
     /// The token, on any other thread than the transaction's own.
     pub fn enter(self) -> Result<Hook, Self> {
         if self.home.is_some_and(EventThread::is_current) {
-            Ok(Hook { token: self, _not_send: PhantomData })
+            Ok(Hook { token: self, event: None, _not_send: PhantomData })
         } else {
             Err(self)
         }

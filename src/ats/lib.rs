@@ -11,12 +11,15 @@
 //! | [`headers`], [`http`], [`url`] | header fields; request and status lines; URLs |
 //! | [`remap`] | what the `TSRemap*` entry points are given |
 //! | [`txn_hooks`] | what is done at the hooks of a transaction, without a continuation for each |
+//! | [`transform`], [`transform_io`], [`wake`] | transforms of bodies: their life, what they do, how they are woken |
+//! | [`iobuf`], [`vio`] | the buffers that bodies are in; their way from one side to the other |
+//! | [`txn_body`] | bodies without a transform |
 //! | [`cont`], [`schedule`], [`event`], [`thread`] | continuations, timers, event numbers, threads |
 //! | [`log`](mod@log), [`stats`], [`mgmt`], [`alloc`] | diagnostics, counters, records, memory that ATS will free |
 //!
 //! **Threads.** ATS calls a plugin on its event threads, and a transaction keeps its thread. Everything here may be
 //! called on those threads alone, except what says otherwise; the transaction types are therefore not `Send`. The
-//! exceptions are [`hook::Reenable`], the logging functions and the `mgmt` reads.
+//! exceptions are [`hook::Reenable`], [`wake::Waker`], the logging functions and the `mgmt` reads.
 //!
 //! **Re-entrancy.** Re-enabling a transaction on its own thread runs the rest of it inside the caller's stack: later
 //! hooks, other plugins and the close. A handler therefore gets `&self`, and no lock, borrow or header slice may be
@@ -33,6 +36,7 @@ pub mod handle;
 pub mod headers;
 pub mod hook;
 pub mod http;
+pub mod iobuf;
 pub mod log;
 pub mod messages;
 pub mod mgmt;
@@ -42,9 +46,14 @@ pub mod schedule;
 pub mod share;
 pub mod stats;
 pub mod thread;
+pub mod transform;
+pub mod transform_io;
 pub mod txn;
+pub mod txn_body;
 pub mod txn_hooks;
 pub mod url;
+pub mod vio;
+pub mod wake;
 
 pub use ats_sys as sys;
 pub use error::{Error, Result};

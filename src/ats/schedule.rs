@@ -95,7 +95,7 @@ impl<T: Handler> ContRef<'_, T> {
 }
 
 /// In ATS's milliseconds, rounded up: a timer must not fire early, and zero means another event.
-fn millis(delay: Duration) -> TSHRTime {
+pub(crate) fn millis(delay: Duration) -> TSHRTime {
     TSHRTime::try_from(delay.as_nanos().div_ceil(1_000_000)).unwrap_or(TSHRTime::MAX)
 }
 
@@ -124,7 +124,8 @@ impl Action {
 }
 
 impl Pending {
-    fn note(&self, action: TSAction) -> ScheduledAction {
+    /// Keeps what was scheduled; the caller holds the mutex.
+    pub(crate) fn note(&self, action: TSAction) -> ScheduledAction {
         let mut actions = self.0.lock();
         let id = ScheduledAction(actions.next);
         actions.next += 1;
@@ -139,7 +140,8 @@ impl Pending {
         Some(actions.live.swap_remove(at).0)
     }
 
-    fn cancel(&self, id: ScheduledAction) -> bool {
+    /// Takes a call back; the caller holds the mutex.
+    pub(crate) fn cancel(&self, id: ScheduledAction) -> bool {
         let mut actions = self.0.lock();
         let Some(at) = actions.live.iter().position(|(live, _)| *live == id) else {
             return false;

@@ -121,26 +121,25 @@ impl<T: TxnHandler> TxnHooks<T> {
     ///
     /// # Errors
     /// The data, if this serves the transaction already, or if this is no event thread.
-    pub fn attach(&self, txn: Txn<'_>, data: T, hooks: &[HookId]) -> std::result::Result<(), T> {
+    pub fn attach(&self, txn: Txn<'_>, data: T, hooks: &[HookId]) -> std::result::Result<Attached<T>, T> {
         let (Some(_), Some(raw)) = (EventThread::current(), NonNull::new(txn.as_raw())) else { return Err(data) };
         let served = ATTACHED.with_borrow_mut(|attached| match attached.entry((raw, self.cont)) {
-            Entry::Occupied(_) => Some(data),
+            Entry::Occupied(_) => Err(data),
             Entry::Vacant(place) => {
+                let node = Rc::new(Node { data, poisoned: Cell::new(false) });
                 // The transaction's reference, taken back at its TXN_CLOSE.
-                let node = Rc::into_raw(Rc::new(Node { data, poisoned: Cell::new(false) }));
+                let raw = Rc::into_raw(Rc::clone(&node));
                 // SAFETY: an `Rc`'s pointer is not null.
-                place.insert(unsafe { NonNull::new_unchecked(node.cast_mut().cast()) });
-                None
+                place.insert(unsafe { NonNull::new_unchecked(raw.cast_mut().cast()) });
+                Ok(Attached(node))
             }
         });
-        if let Some(data) = served {
-            return Err(data);
-        }
+        let served = served?;
         for hook in hooks.iter().copied().chain([HookId::TXN_CLOSE]) {
             // SAFETY: a live transaction on its thread, and a continuation that lives for ever.
             unsafe { TSHttpTxnHookAdd(txn.as_raw(), hook.as_raw(), self.cont.as_ptr()) };
         }
-        Ok(())
+        Ok(served)
     }
 }
 
@@ -151,6 +150,7 @@ unsafe extern "C" fn trampoline<T: TxnHandler>(cont: TSCont, event: TSEvent, eda
         // SAFETY: ATS calls a transaction hook with its transaction, on its thread, and waits for us to re-enable it;
         // this continuation is called for nothing else.
         let Some(hook) = (unsafe { Hook::from_raw(edata.cast()) }) else { return };
+        let hook = hook.called_with(event);
         let (Some(txn), Some(cont)) = (NonNull::new(hook.txn().as_raw()), NonNull::new(cont)) else { return };
         let closing = event == Event::HTTP_TXN_CLOSE;
         let node = ATTACHED.with_borrow_mut(|attached| {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::body::{Bodies, BodyBuffer, Side};
+use crate::error::Error;
 use crate::host::{LocalResponse, StreamHost, Waker};
 
 /// What hostcalls asked for and nobody has applied yet.
@@ -42,14 +43,19 @@ impl Effects {
     }
 }
 
-/// Values kept by `set_property`, for later callbacks and filters of the same stream.
-pub(crate) type StreamProperties = Vec<(Box<[u8]>, Vec<u8>)>;
+/// A value kept by `set_property`, for later callbacks and filters of the same stream.
+struct Property {
+    path: Box<[u8]>,
+    value: Vec<u8>,
+    /// Whoever set it had declared that nobody may set it again.
+    read_only: bool,
+}
 
 struct Inner {
     /// Here while the stream is paused, or may be acted on by callbacks of other contexts; else with its driver.
     host: Option<Box<dyn StreamHost>>,
     effects: Effects,
-    properties: StreamProperties,
+    properties: Vec<Property>,
     bodies: Bodies,
     /// A driver is waiting for effects: whoever records one must wake the host.
     parked: bool,
@@ -153,27 +159,39 @@ impl StreamCell {
     /// Appends the value kept for `path` to `out`; false if there is none.
     pub(crate) fn property(&self, path: &[u8], out: &mut Vec<u8>) -> bool {
         let inner = self.inner.lock();
-        match inner.properties.iter().find(|(key, _)| **key == *path) {
-            Some((_, value)) => {
-                out.extend_from_slice(value);
+        match inner.properties.iter().find(|property| *property.path == *path) {
+            Some(property) => {
+                out.extend_from_slice(&property.value);
                 true
             }
             None => false,
         }
     }
 
-    /// Keeps a value for later callbacks and filters. False if the stream keeps too many bytes already.
-    pub(crate) fn set_property(&self, path: &[u8], value: &[u8]) -> bool {
+    /// Keeps a value for later callbacks and filters; with `read_only`, for good.
+    ///
+    /// # Errors
+    /// [`Error::BadArgument`] if the value that is there may not be replaced, or the stream keeps too many bytes
+    /// already.
+    pub(crate) fn set_property(&self, path: &[u8], value: &[u8], read_only: bool) -> Result<(), Error> {
         /// What one stream may keep in all, keys included: a guest must not grow the host without bound.
         const LIMIT: usize = 1 << 20;
         let mut inner = self.inner.lock();
-        inner.properties.retain(|(key, _)| **key != *path);
-        let used: usize = inner.properties.iter().map(|(key, value)| key.len() + value.len()).sum();
-        if used + path.len() + value.len() > LIMIT {
-            return false;
+        let at = inner.properties.iter().position(|property| *property.path == *path);
+        if at.is_some_and(|at| inner.properties[at].read_only) {
+            return Err(Error::BadArgument("the property is read-only, and set already"));
         }
-        inner.properties.push((path.into(), value.to_vec()));
-        true
+        let others = inner.properties.iter().enumerate().filter(|(index, _)| Some(*index) != at);
+        let used: usize = others.map(|(_, property)| property.path.len() + property.value.len()).sum();
+        if used + path.len() + value.len() > LIMIT {
+            return Err(Error::BadArgument("the stream keeps too many properties"));
+        }
+        match at {
+            // A value that was set before somebody declared it keeps its freedom, as in Envoy.
+            Some(at) => inner.properties[at].value = value.to_vec(),
+            None => inner.properties.push(Property { path: path.into(), value: value.to_vec(), read_only }),
+        }
+        Ok(())
     }
 
     /// Runs `f` on what filters have of the bodies. `f` calls nothing of the proxy's that runs its state machine.

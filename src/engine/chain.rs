@@ -209,12 +209,16 @@ fn load_filter(runtime: &Runtime, spec: &FilterSpec) -> Result<Arc<Plugin>, Erro
     let path = spec.module.display();
     let bytes =
         std::fs::read(&spec.module).map_err(|error| Error::Module(format!("module {path} cannot be read: {error}")))?;
-    let module = runtime.module(&bytes).map_err(|error| Error::Module(format!("module {path}: {error}")))?;
+    let module = runtime
+        .module(&bytes)
+        .and_then(|module| runtime.restricted(module, spec.allowed_capabilities.as_ref()))
+        .map_err(|error| Error::Module(format!("module {path}: {error}")))?;
     let settings = VmSettings {
         vm_id: spec.vm_id.clone(),
         vm_configuration: Arc::clone(&spec.vm_configuration),
         environment: spec.environment.clone(),
         limits: spec.limits,
+        capabilities: spec.allowed_capabilities.clone(),
     };
     let pool = runtime.pool(VmSpec::new(module, settings));
     let plugin = pool.plugin(PluginSpec {

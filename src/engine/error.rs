@@ -23,6 +23,9 @@ pub enum Error {
     /// Malformed serialised map.
     #[error("malformed map: {0}")]
     Pairs(&'static str),
+    /// Input of a foreign function that is not in its encoding.
+    #[error("malformed input: {0}")]
+    Malformed(&'static str),
     /// Something exceeds what its encoding or the configuration permits.
     #[error("{0} is too large")]
     TooLarge(&'static str),
@@ -124,7 +127,7 @@ impl Error {
         match self {
             Error::NotFound => Some(Status::NotFound),
             Error::BadArgument(_) | Error::Memory { .. } | Error::TooLarge(_) => Some(Status::BadArgument),
-            Error::Pairs(_) => Some(Status::SerializationFailure),
+            Error::Pairs(_) | Error::Malformed(_) => Some(Status::SerializationFailure),
             Error::Unsupported => Some(Status::InternalFailure),
             Error::CasMismatch => Some(Status::CasMismatch),
             Error::Empty => Some(Status::Empty),
@@ -150,6 +153,7 @@ mod tests {
             Error::BadArgument("x"),
             Error::Memory { address: 1, size: 2 },
             Error::Pairs("x"),
+            Error::Malformed("x"),
             Error::TooLarge("x"),
             Error::Unsupported,
             Error::CasMismatch,

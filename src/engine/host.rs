@@ -4,6 +4,8 @@
 //! and change of one transaction goes through [`StreamHost`]; what it asks to happen to that transaction is
 //! recorded as an effect and applied by the host later (see [`crate::StreamCell`]).
 
+use std::any::Any;
+
 use crate::abi::{Callback, MapType};
 use crate::error::Error;
 
@@ -69,7 +71,7 @@ impl PseudoHeader {
 ///
 /// Names are compared without regard to case. Names and values have been checked by the engine before they
 /// come here: no CR, LF or NUL, names are tokens.
-pub trait StreamHost: Send {
+pub trait StreamHost: Any + Send {
     /// A callback of the guest begins: handles kept from an earlier one may be stale now.
     fn begin(&mut self, callback: Callback);
 

@@ -73,7 +73,7 @@ pub const CALLBACKS: &[CallbackRow] = &[
 ];
 
 /// What C++ toolchains import besides the ABI, and the engine links: see `hostcalls::link_emscripten`.
-const TOOLCHAIN: &[&str] = &["emscripten_notify_memory_growth", "pthread_equal"];
+pub(crate) const TOOLCHAIN: &[&str] = &["emscripten_notify_memory_growth", "pthread_equal"];
 
 /// Who answers an import.
 #[derive(Debug, Clone)]
@@ -201,10 +201,12 @@ pub fn inspect(runtime: &Runtime, bytes: &[u8]) -> Result<Inspection, Error> {
 }
 
 impl Module {
-    /// The callbacks that the module exports, in the order of [`CALLBACKS`].
+    /// The callbacks that the module exports and may be called for, in the order of [`CALLBACKS`].
     #[must_use]
     pub fn callbacks(&self) -> Vec<&'static CallbackRow> {
-        callbacks(self.pre.module())
+        let mut rows = callbacks(self.pre.module());
+        rows.retain(|row| self.allows(row.name));
+        rows
     }
 
     /// What the module imports.

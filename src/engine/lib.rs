@@ -13,6 +13,7 @@
 
 pub mod abi;
 mod body;
+mod capabilities;
 mod cell;
 mod chain;
 pub mod config;
@@ -36,13 +37,17 @@ mod vm;
 mod wasi;
 
 pub use body::{BodyBuffer, Bytes, Side};
+pub use capabilities::Capabilities;
 pub use cell::StreamCell;
 pub use chain::{Chain, Filter, Needs};
 pub use config::{At, Body, FailurePolicy, RequestBody};
 pub use counters::Counters;
 pub use error::{Error, Trap, TrapKind};
 pub use host::{LocalResponse, PseudoHeader, StreamHost, Waker};
-pub use hostcalls::{GUEST_TARGET, HOSTCALLS, Hostcall, ParamType, Support};
+pub use hostcalls::{
+    FOREIGN_FUNCTIONS, ForeignFunction, GUEST_TARGET, HOSTCALLS, Hostcall, ParamType, Support, Survives, assemblyscript_sdk,
+    rust_sdk,
+};
 pub use limits::Limits;
 pub use module::{Digest, Exported, Module};
 pub use runtime::{Options, Runtime};

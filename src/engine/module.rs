@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::{Engine, ExternType, InstancePre, Linker};
 
 use crate::abi::AbiVersion;
+use crate::capabilities::Capabilities;
 use crate::error::Error;
 use crate::state::VmState;
 
@@ -53,6 +54,27 @@ pub struct Exported {
     pub changes_bodies: bool,
 }
 
+impl Exported {
+    /// What a module exports, of what is allowed.
+    fn of(module: &wasmtime::Module, allowed: impl Fn(&str) -> bool) -> Self {
+        let has = |name: &str| has(module, name) && allowed(name);
+        let set_buffer = "proxy_set_buffer_bytes";
+        Exported {
+            request_headers: has("proxy_on_request_headers"),
+            request_body: has("proxy_on_request_body"),
+            response_headers: has("proxy_on_response_headers"),
+            response_body: has("proxy_on_response_body"),
+            end: has("proxy_on_done") || has("proxy_on_log") || has("proxy_on_delete"),
+            tick: has("proxy_on_tick"),
+            changes_bodies: allowed(set_buffer) && module.imports().any(|import| import.name() == set_buffer),
+        }
+    }
+}
+
+fn has(module: &wasmtime::Module, export: &str) -> bool {
+    matches!(module.get_export(export), Some(ExternType::Func(_)))
+}
+
 /// What modules are linked with.
 pub(crate) struct Linkers {
     /// For nearly all.
@@ -71,6 +93,15 @@ impl Linkers {
         crate::hostcalls::link_void(&mut void)?;
         Ok(Linkers { usual, void })
     }
+
+    /// The one for this module.
+    fn of(&self, module: &wasmtime::Module) -> &Linker<VmState> {
+        let void = module.imports().any(|import| {
+            crate::hostcalls::VOID_IN_0_1_0.contains(&import.name())
+                && import.ty().func().is_some_and(|func| func.results().len() == 0)
+        });
+        if void { &self.void } else { &self.usual }
+    }
 }
 
 /// A compiled module, ready to be instantiated. Shared by every VM that runs it.
@@ -79,6 +110,10 @@ pub struct Module {
     abi: AbiVersion,
     exported: Exported,
     pub(crate) pre: InstancePre<VmState>,
+    /// What it may call and be called for; `None` is everything.
+    capabilities: Option<Capabilities>,
+    /// Of a restricted module, the whole one: alive, so that the next filter finds it compiled.
+    _whole: Option<Arc<Module>>,
 }
 
 impl fmt::Debug for Module {
@@ -111,7 +146,7 @@ impl Module {
         }
         let module = wasmtime::Module::new(engine, bytes)
             .map_err(|error| Error::Module(format!("does not compile: {}", one_line(&error))))?;
-        let has = |name: &str| matches!(module.get_export(name), Some(ExternType::Func(_)));
+        let has = |name: &str| has(&module, name);
         let abi = AbiVersion::ALL.iter().rev().copied().find(|version| has(version.marker())).ok_or_else(|| {
             Error::Module(
                 "not a Proxy-Wasm module: it exports no proxy_abi_version_0_1_0, …_0_2_0 or …_0_2_1".to_owned(),
@@ -125,22 +160,37 @@ impl Module {
         if !matches!(module.get_export("memory"), Some(ExternType::Memory(_))) {
             return Err(Error::Module("exports no memory".to_owned()));
         }
-        let exported = Exported {
-            request_headers: has("proxy_on_request_headers"),
-            request_body: has("proxy_on_request_body"),
-            response_headers: has("proxy_on_response_headers"),
-            response_body: has("proxy_on_response_body"),
-            end: has("proxy_on_done") || has("proxy_on_log") || has("proxy_on_delete"),
-            tick: has("proxy_on_tick"),
-            changes_bodies: module.imports().any(|import| import.name() == "proxy_set_buffer_bytes"),
-        };
-        let void = module.imports().any(|import| {
-            crate::hostcalls::VOID_IN_0_1_0.contains(&import.name())
-                && import.ty().func().is_some_and(|func| func.results().len() == 0)
-        });
-        let linker = if void { &linkers.void } else { &linkers.usual };
-        let pre = linker.instantiate_pre(&module).map_err(|error| Error::Module(one_line(&error)))?;
-        Ok(Arc::new(Module { digest, abi, exported, pre }))
+        let exported = Exported::of(&module, |_| true);
+        let pre = linkers.of(&module).instantiate_pre(&module).map_err(|error| Error::Module(one_line(&error)))?;
+        Ok(Arc::new(Module { digest, abi, exported, pre, capabilities: None, _whole: None }))
+    }
+
+    /// The module with no more than these capabilities. Compiles nothing.
+    ///
+    /// # Errors
+    /// [`Error::Module`], as [`Module::compile`].
+    pub(crate) fn restrict(
+        self: Arc<Self>,
+        linkers: &Linkers,
+        capabilities: &Capabilities,
+    ) -> Result<Arc<Self>, Error> {
+        let module = self.pre.module();
+        let mut linker = linkers.of(module).clone();
+        let restricted = capabilities.restrict(&mut linker, module).and_then(|()| linker.instantiate_pre(module));
+        Ok(Arc::new(Module {
+            digest: self.digest,
+            abi: self.abi,
+            exported: Exported::of(module, |name| capabilities.allows(name)),
+            pre: restricted.map_err(|error| Error::Module(one_line(&error)))?,
+            capabilities: Some(capabilities.clone()),
+            _whole: Some(self),
+        }))
+    }
+
+    /// Whether the import or export of this name is allowed.
+    #[must_use]
+    pub fn allows(&self, name: &str) -> bool {
+        self.capabilities.as_ref().is_none_or(|capabilities| capabilities.allows(name))
     }
 
     /// The SHA-256 of the module's bytes.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use wasmtime::{Config, Engine, OptLevel, Strategy};
 
+use crate::capabilities::Capabilities;
 use crate::counters::Counters;
 use crate::error::Error;
 use crate::limits::EPOCH;
@@ -152,6 +153,21 @@ impl Runtime {
         }
         modules.insert(digest, Arc::downgrade(&module));
         Ok(module)
+    }
+
+    /// The module, with no more than these capabilities.
+    ///
+    /// # Errors
+    /// As [`Runtime::module`].
+    pub(crate) fn restricted(
+        &self,
+        module: Arc<Module>,
+        capabilities: Option<&Capabilities>,
+    ) -> Result<Arc<Module>, Error> {
+        match capabilities {
+            None => Ok(module),
+            Some(capabilities) => module.restrict(&self.0.linkers, capabilities),
+        }
     }
 
     /// The pool of a VM key, made if nobody has it yet. Its VMs are built with the first plugin.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::capabilities::Capabilities;
 use crate::limits::Limits;
 
 /// What is the same for every plugin context of a VM.
@@ -12,6 +13,15 @@ pub(crate) struct VmSettings {
     /// The guest's environment: what the configuration names, never the server's own.
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) limits: Limits,
+    /// What the guest may call and be called for; `None` is everything.
+    pub(crate) capabilities: Option<Capabilities>,
+}
+
+impl VmSettings {
+    /// Whether an export of this name may be called.
+    pub(crate) fn allows(&self, export: &str) -> bool {
+        self.capabilities.as_ref().is_none_or(|capabilities| capabilities.allows(export))
+    }
 }
 
 /// What a plugin context is made from. Equal specifications share one plugin context a VM.

@@ -35,6 +35,7 @@ impl VmSpec {
             part(value.as_bytes());
         }
         part(format!("{:?}", settings.limits).as_bytes());
+        part(format!("{:?}", settings.capabilities).as_bytes());
         let key = VmKey(hash.finalize().into());
         VmSpec { key, module, settings: Arc::new(settings) }
     }

@@ -1,6 +1,6 @@
 //! The data of one VM's store: what hostcalls find.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +25,8 @@ pub(crate) struct RootContext {
     pub(crate) tick_due: Option<std::time::Instant>,
     /// `proxy_on_done` answered false: alive until `proxy_done`.
     pub(crate) pending_done: bool,
+    /// Properties that `declare_property` made known, and whether each is read-only.
+    pub(crate) declared: BTreeMap<Box<[u8]>, bool>,
 }
 
 /// A context of this VM, by its id.
@@ -109,6 +111,8 @@ pub(crate) struct VmState {
     pub(crate) scratch: Vec<u8>,
     /// A pending line of the guest's stdout and stderr, which WASI writes piecemeal.
     pub(crate) stdio: [Vec<u8>; 2],
+    /// The restricted calls that the log has been told of.
+    pub(crate) denied: Vec<&'static str>,
 }
 
 impl VmState {
@@ -139,6 +143,7 @@ impl VmState {
             roots_done: Vec::new(),
             scratch: Vec::with_capacity(1024),
             stdio: [Vec::new(), Vec::new()],
+            denied: Vec::new(),
         }
     }
 

@@ -81,6 +81,9 @@ fn optional<P: WasmParams, R: WasmResults>(
     store: &mut Store<VmState>,
     name: &str,
 ) -> Result<Option<TypedFunc<P, R>>, Error> {
+    if !store.data().settings.allows(name) {
+        return Ok(None);
+    }
     match instance.get_func(&mut *store, name) {
         None => Ok(None),
         Some(func) => func
@@ -225,6 +228,7 @@ impl Vm {
             tick_period: std::time::Duration::ZERO,
             tick_due: None,
             pending_done: false,
+            declared: std::collections::BTreeMap::new(),
         };
         self.store.data_mut().contexts.insert(id, Context::Root(Box::new(root)));
         let vm_size = size(&self.store.data().settings.vm_configuration);

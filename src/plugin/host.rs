@@ -5,21 +5,46 @@
 //! ATS rewrites after DoRemap. What a filter writes to `:path` is in the client's terms too, and goes through the
 //! rule's mapping; what it writes to `:authority` and `:scheme` is where the request goes.
 
+use std::any::Any;
+
 use ats::handle::TxnHandle;
-use ats::http::{Request, reason_lookup};
+use ats::http::{Request, Response, reason_lookup};
 use ats::messages::Messages;
 use engine::abi::{Callback, MapType};
-use engine::{Error, PseudoHeader, StreamHost};
+use engine::{Error, PseudoHeader, Stream, StreamHost};
 
+use crate::framing::{Length, is_framing, is_length};
+use crate::overlay::Overlay;
 use crate::properties;
 
 /// One transaction, for the engine. Dropped by [`engine::Stream::finish`], in TXN_CLOSE.
 pub(crate) struct TxnHost {
     txn: TxnHandle,
-    /// The callback that runs.
-    callback: Callback,
     /// What filters made of the request line, where they did.
     pub(crate) line: RequestLine,
+    /// What filters say of the request body's length.
+    pub(crate) request_length: Length,
+    /// Where a response's head is now.
+    pub(crate) response: ResponseView,
+}
+
+/// Where filters find the head of the response.
+#[derive(Debug, Default)]
+pub(crate) enum ResponseView {
+    /// There is none yet.
+    #[default]
+    Absent,
+    /// ATS's own, as the origin sent it and as the cache will keep it: in READ_RESPONSE_HDR.
+    Origin,
+    /// A copy, while a body passes that the client's head depends on.
+    Early(Box<Overlay>),
+    /// ATS's own, on its way to the client: from SEND_RESPONSE_HDR on.
+    Client,
+}
+
+/// The plugin's host of a stream, and what `f` says of it. `None` while a callback of another context has it.
+pub(crate) fn with_host<R>(stream: &mut Stream, f: impl FnOnce(&mut TxnHost) -> R) -> Option<R> {
+    stream.with_host(|host| (host as &mut dyn Any).downcast_mut().map(f)).flatten()
 }
 
 /// The parts of the request line that filters replaced, in the client's terms.
@@ -45,43 +70,113 @@ fn refused(error: ats::Error) -> Error {
 impl TxnHost {
     /// The host of a transaction.
     pub(crate) fn new(txn: TxnHandle) -> Self {
-        TxnHost { txn, callback: Callback::ContextCreate, line: RequestLine::default() }
+        TxnHost {
+            txn,
+            line: RequestLine::default(),
+            request_length: Length::Kept,
+            response: ResponseView::Absent,
+        }
     }
 
-    fn messages(&mut self) -> Result<Messages<'_>, Error> {
-        self.txn.messages().ok_or_else(absent)
+    /// Panics on demand; see [`crate::fault`].
+    pub(crate) fn inject(&mut self, callback: &str) {
+        if let Some(mut messages) = self.txn.messages() {
+            crate::fault::inject_for(callback, &mut messages);
+        }
     }
 
-    /// Whether the response may be shown: ATS has something there from SEND_RESPONSE_HDR on.
-    fn has_response(&self) -> bool {
-        matches!(self.callback, Callback::ResponseHeaders | Callback::Done | Callback::Log | Callback::Delete)
+    /// What properties are read from: the messages, the request line as filters made it, and the response's place.
+    pub(crate) fn parts(&mut self) -> Result<(Messages<'_>, &RequestLine, &ResponseView), Error> {
+        let TxnHost { txn, line, response, .. } = self;
+        Ok((txn.messages().ok_or_else(absent)?, line, response))
     }
 
-    /// Runs `read` on the fields of a map.
+    /// Makes the copy of the response on which filters work while its body is on its way, of so many bytes if known.
+    pub(crate) fn begin_early(&mut self, body: Option<u64>) {
+        let Some(mut messages) = self.txn.messages() else { return };
+        if let Some(response) = messages.transform_resp_get() {
+            self.response = ResponseView::Early(Box::new(Overlay::of(&response, body)));
+        }
+    }
+
+    /// What filters say of the length of the response's body.
+    pub(crate) fn response_length(&self) -> Length {
+        match &self.response {
+            ResponseView::Early(overlay) => overlay.length().clone(),
+            _ => Length::Kept,
+        }
+    }
+
+    /// Turns from the copy to the client's response, which gets what filters did to the copy.
+    pub(crate) fn apply_early(&mut self) {
+        if let ResponseView::Early(overlay) = std::mem::replace(&mut self.response, ResponseView::Client)
+            && let Some(mut messages) = self.txn.messages()
+            && let Some(mut head) = messages.client_resp_get()
+            && let Err(error) = overlay.apply(&mut head)
+        {
+            log::error!("what filters did to a response is incomplete: {error}");
+        }
+    }
+
+    /// Runs `run` on the fields of a map of ATS's.
     fn with_map<R>(
         &mut self,
         map: MapType,
         run: impl FnOnce(&mut ats::headers::HeaderMap<'_>) -> Result<R, Error>,
     ) -> Result<R, Error> {
-        let response = self.has_response();
-        let mut messages = self.messages()?;
+        let TxnHost { txn, response, .. } = self;
+        let mut messages = txn.messages().ok_or_else(absent)?;
         match map {
             MapType::HttpRequestHeaders => run(&mut messages.client_req_get().ok_or_else(absent)?.headers_mut()),
-            MapType::HttpResponseHeaders if response => {
-                run(&mut messages.client_resp_get().ok_or_else(absent)?.headers_mut())
-            }
+            MapType::HttpResponseHeaders => run(&mut response_of(&mut messages, response)?.headers_mut()),
             _ => Err(absent()),
         }
     }
+
+    /// The copy of the response, if that is what filters see of it now.
+    fn early(&mut self, map: MapType) -> Option<&mut Overlay> {
+        match &mut self.response {
+            ResponseView::Early(overlay) if map == MapType::HttpResponseHeaders => Some(overlay),
+            _ => None,
+        }
+    }
+
+    /// Takes note of a write to a field that is ATS's to write. True if it was one, and must go no further.
+    fn note_framing(&mut self, map: MapType, name: &[u8], value: Option<&[u8]>) -> bool {
+        if !is_framing(name) {
+            return false;
+        }
+        if map == MapType::HttpRequestHeaders && is_length(name) {
+            self.request_length = value.map_or(Length::Removed, |value| Length::Set(value.to_vec()));
+        }
+        true
+    }
+}
+
+/// The response where `view` says that it is.
+pub(crate) fn response_of<'m>(messages: &'m mut Messages<'_>, view: &ResponseView) -> Result<Response<'m>, Error> {
+    let response = match view {
+        ResponseView::Client => messages.client_resp_get(),
+        ResponseView::Origin => messages.server_resp_get(),
+        ResponseView::Absent | ResponseView::Early(_) => None,
+    };
+    response.ok_or_else(absent)
 }
 
 impl StreamHost for TxnHost {
-    fn begin(&mut self, callback: Callback) {
-        self.callback = callback;
-    }
+    fn begin(&mut self, _callback: Callback) {}
 
     fn header(&mut self, map: MapType, name: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
         crate::fault::inject_in_hostcall(&mut self.txn);
+        if let Some(overlay) = self.early(map) {
+            out.extend_from_slice(overlay.first(name).ok_or_else(absent)?);
+            return Ok(());
+        }
+        if map == MapType::HttpRequestHeaders && self.request_length != Length::Kept && is_length(name) {
+            let Length::Set(value) = &self.request_length else { return Err(absent()) };
+            out.extend_from_slice(value);
+            return Ok(());
+        }
         self.with_map(map, |fields| {
             out.extend_from_slice(fields.get_first(name).ok_or_else(absent)?);
             Ok(())
@@ -89,47 +184,94 @@ impl StreamHost for TxnHost {
     }
 
     fn headers(&mut self, map: MapType, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Error> {
+        if let Some(overlay) = self.early(map) {
+            overlay.fields().for_each(|(name, value)| visit(name, value));
+            return Ok(());
+        }
+        let length = if map == MapType::HttpRequestHeaders { self.request_length.clone() } else { Length::Kept };
         self.with_map(map, |fields| {
             fields.for_each(|name, value| {
                 // Fields that begin with '@' are ATS's own and never on the wire.
-                if name.first() != Some(&b'@') {
+                if name.first() != Some(&b'@') && (length == Length::Kept || !is_length(name)) {
                     visit(name, value);
                 }
             });
             Ok(())
-        })
+        })?;
+        if let Length::Set(value) = &length {
+            visit(b"Content-Length", value);
+        }
+        Ok(())
     }
 
     fn header_count(&mut self, map: MapType) -> Result<usize, Error> {
+        if let Some(overlay) = self.early(map) {
+            return Ok(overlay.fields().len());
+        }
         self.with_map(map, |fields| Ok(fields.len()))
     }
 
     fn add_header(&mut self, map: MapType, name: &[u8], value: &[u8]) -> Result<(), Error> {
+        if let Some(overlay) = self.early(map) {
+            overlay.add(name, value);
+            return Ok(());
+        }
+        if self.note_framing(map, name, Some(value)) {
+            return Ok(());
+        }
         self.with_map(map, |fields| fields.append(name, value).map_err(refused))
     }
 
     fn set_header(&mut self, map: MapType, name: &[u8], value: &[u8]) -> Result<(), Error> {
+        if let Some(overlay) = self.early(map) {
+            overlay.set(name, value);
+            return Ok(());
+        }
+        if self.note_framing(map, name, Some(value)) {
+            return Ok(());
+        }
         self.with_map(map, |fields| fields.set(name, value).map_err(refused))
     }
 
     fn remove_header(&mut self, map: MapType, name: &[u8]) -> Result<(), Error> {
+        if let Some(overlay) = self.early(map) {
+            overlay.remove(name);
+            return Ok(());
+        }
+        if self.note_framing(map, name, None) {
+            return Ok(());
+        }
         self.with_map(map, |fields| fields.remove(name).map(drop).map_err(refused))
     }
 
     fn clear_headers(&mut self, map: MapType) -> Result<(), Error> {
-        self.with_map(map, |fields| fields.clear().map_err(refused))
+        if let Some(overlay) = self.early(map) {
+            overlay.clear();
+            return Ok(());
+        }
+        if map == MapType::HttpRequestHeaders {
+            self.request_length = Length::Removed;
+        }
+        self.with_map(map, |fields| {
+            // Not by `clear`: what frames the message stays.
+            let mut names: Vec<Vec<u8>> = Vec::with_capacity(fields.len());
+            fields.for_each(|name, _| {
+                if name.first() != Some(&b'@') && !is_framing(name) {
+                    names.push(name.to_vec());
+                }
+            });
+            names.iter().try_for_each(|name| fields.remove(name).map(drop)).map_err(refused)
+        })
     }
 
     fn pseudo_header(&mut self, pseudo: PseudoHeader, out: &mut Vec<u8>) -> Result<(), Error> {
-        let has_response = self.has_response();
-        let TxnHost { txn, line, .. } = self;
+        let TxnHost { txn, line, response, .. } = self;
         let mut messages = txn.messages().ok_or_else(absent)?;
-        read_pseudo(&mut messages, line, has_response, pseudo, out)
+        read_pseudo(&mut messages, line, response, pseudo, out)
     }
 
     fn set_pseudo_header(&mut self, pseudo: PseudoHeader, value: &[u8]) -> Result<(), Error> {
-        let has_response = self.has_response();
-        let TxnHost { txn, line, .. } = self;
+        let TxnHost { txn, line, response, .. } = self;
         let mut messages = txn.messages().ok_or_else(absent)?;
         match pseudo {
             PseudoHeader::Method => messages.client_req_get().ok_or_else(absent)?.set_method(value).map_err(refused),
@@ -153,24 +295,24 @@ impl StreamHost for TxnHost {
                 line.scheme = Some(value.to_vec());
                 Ok(())
             }
-            PseudoHeader::Status if has_response => {
+            PseudoHeader::Status => {
                 let status = std::str::from_utf8(value).ok().and_then(|text| text.parse::<u16>().ok());
                 let status = status
                     .filter(|status| (200..=999).contains(status))
                     .ok_or_else(|| Error::BadArgument(":status"))?;
-                let mut response = messages.client_resp_get().ok_or_else(absent)?;
+                if let ResponseView::Early(overlay) = response {
+                    overlay.set_status(status);
+                    return Ok(());
+                }
+                let mut response = response_of(&mut messages, response)?;
                 response.set_status(status).map_err(refused)?;
                 response.set_reason(reason_lookup(status)).map_err(refused)
             }
-            PseudoHeader::Status => Err(absent()),
         }
     }
 
     fn property(&mut self, path: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
-        let has_response = self.has_response();
-        let TxnHost { txn, line, .. } = self;
-        let mut messages = txn.messages().ok_or_else(absent)?;
-        properties::read(&mut messages, line, has_response, path, out)
+        properties::read(self, path, out)
     }
 
     fn set_property(&mut self, _path: &[u8], _value: &[u8]) -> Result<(), Error> {
@@ -189,7 +331,7 @@ impl StreamHost for TxnHost {
 pub(crate) fn read_pseudo(
     messages: &mut Messages<'_>,
     line: &RequestLine,
-    has_response: bool,
+    response: &ResponseView,
     pseudo: PseudoHeader,
     out: &mut Vec<u8>,
 ) -> Result<(), Error> {
@@ -220,11 +362,13 @@ pub(crate) fn read_pseudo(
         (PseudoHeader::Scheme, _) => {
             out.extend_from_slice(messages.pristine_url_get().ok_or_else(absent)?.scheme());
         }
-        (PseudoHeader::Status, _) if has_response => {
-            let status = messages.client_resp_get().ok_or_else(absent)?.status();
+        (PseudoHeader::Status, _) => {
+            let status = match response {
+                ResponseView::Early(overlay) => overlay.status,
+                view => response_of(messages, view)?.status(),
+            };
             out.extend_from_slice(status.to_string().as_bytes());
         }
-        (PseudoHeader::Status, _) => return Err(absent()),
     }
     Ok(())
 }

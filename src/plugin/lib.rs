@@ -6,15 +6,23 @@
 //!
 //! What is here knows ATS and no Proxy-Wasm semantics; those are the engine's.
 
+mod body;
+mod chunked;
 mod fault;
+mod framing;
 mod host;
+mod overlay;
 mod process;
 mod properties;
 mod reply;
+mod request_body;
 mod rule;
+mod state;
 mod stats;
 mod threads;
 mod transaction;
+mod transforms;
+mod wait;
 
 use std::ffi::{c_char, c_int, c_void};
 

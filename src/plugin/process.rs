@@ -8,7 +8,7 @@ use ats::txn_hooks::TxnHooks;
 use crossbeam::utils::CachePadded;
 use engine::{Options, Runtime};
 
-use crate::transaction::Transaction;
+use crate::state::Transaction;
 use crate::{stats, threads};
 
 /// The tag under which `proxy.config.diags.debug.tags` shows our debug lines.

@@ -4,24 +4,20 @@
 use ats::messages::Messages;
 use engine::{Error, PseudoHeader};
 
-use crate::host::{RequestLine, read_pseudo};
+use crate::host::{RequestLine, ResponseView, TxnHost, read_pseudo, response_of};
 
 /// Appends the value of the property `path` (segments joined by NUL).
 ///
 /// # Errors
 /// [`Error::NotFound`] for a path without a meaning here, or without a value now.
-pub(crate) fn read(
-    messages: &mut Messages<'_>,
-    line: &RequestLine,
-    has_response: bool,
-    path: &[u8],
-    out: &mut Vec<u8>,
-) -> Result<(), Error> {
+pub(crate) fn read(host: &mut TxnHost, path: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+    let (mut messages, line, view) = host.parts()?;
+    let messages = &mut messages;
     let (scope, rest) = split(path);
     let (name, key) = split(rest);
     match (scope, name) {
-        (b"request", _) => request(messages, line, has_response, name, key, out),
-        (b"response", _) if has_response => response(messages, name, key, out),
+        (b"request", _) => request(messages, line, view, name, key, out),
+        (b"response", _) => response(messages, view, name, key, out),
         (b"source", b"address") => text(out, messages.txn().client_addr()),
         (b"source", b"port") => number(out, messages.txn().client_addr().map(|at| u64::from(at.port()))),
         (b"destination", b"address") => text(out, messages.txn().incoming_addr()),
@@ -53,12 +49,12 @@ fn text(out: &mut Vec<u8>, value: Option<impl std::fmt::Display>) -> Result<(), 
 fn request(
     messages: &mut Messages<'_>,
     line: &RequestLine,
-    has_response: bool,
+    view: &ResponseView,
     name: &[u8],
     key: &[u8],
     out: &mut Vec<u8>,
 ) -> Result<(), Error> {
-    let mut pseudo = |which, out: &mut Vec<u8>| read_pseudo(messages, line, has_response, which, out);
+    let mut pseudo = |which, out: &mut Vec<u8>| read_pseudo(messages, line, view, which, out);
     let field: &[u8] = match name {
         b"path" => return pseudo(PseudoHeader::Path, out),
         b"method" => return pseudo(PseudoHeader::Method, out),
@@ -87,8 +83,28 @@ fn request(
     Ok(())
 }
 
-fn response(messages: &mut Messages<'_>, name: &[u8], key: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
-    let response = messages.client_resp_get().ok_or_else(|| Error::NotFound)?;
+fn response(
+    messages: &mut Messages<'_>,
+    view: &ResponseView,
+    name: &[u8],
+    key: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<(), Error> {
+    if let ResponseView::Early(overlay) = view {
+        return match name {
+            b"code" => number(out, Some(u64::from(overlay.status))),
+            b"code_details" => {
+                out.extend_from_slice(ats::http::reason_lookup(overlay.status));
+                Ok(())
+            }
+            b"headers" if !key.is_empty() => {
+                out.extend_from_slice(overlay.first(key).ok_or_else(|| Error::NotFound)?);
+                Ok(())
+            }
+            _ => Err(Error::NotFound),
+        };
+    }
+    let response = response_of(messages, view)?;
     match name {
         b"code" => number(out, Some(u64::from(response.status()))),
         b"code_details" => {

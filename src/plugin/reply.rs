@@ -12,7 +12,7 @@ use ats::alloc::TsBuf;
 use ats::http::{Response, reason_lookup};
 use ats::messages::Messages;
 use ats::txn::Txn;
-use engine::LocalResponse;
+use engine::{BodyBuffer, LocalResponse};
 
 /// Fields that are ATS's to write, or that describe one connection: never taken from a filter.
 const HOP_BY_HOP: [&[u8]; 9] = [
@@ -26,6 +26,9 @@ const HOP_BY_HOP: [&[u8]; 9] = [
     b"content-length",
     b"proxy-authenticate-info",
 ];
+
+/// Fields of a response that are the proxy's and not the origin's.
+const OF_THE_PROXY: [&[u8]; 3] = [b"Date", b"Server", b"Via"];
 
 /// Fields that ATS puts into its own error pages, which a filter's answer has only if the filter says so.
 const OF_ERROR_PAGES: [&[u8]; 3] = [b"Content-Type", b"Content-Language", b"Cache-Control"];
@@ -97,6 +100,45 @@ fn write_head(head: &mut Response<'_>, response: &LocalResponse, no_body: bool) 
         head.set(b"Content-Length", b"0")?;
     }
     Ok(())
+}
+
+/// SEND_RESPONSE_HDR of a response whose body ATS takes from us, or has none: makes it the filter's as a whole.
+pub(crate) fn overwrite(messages: &mut Messages<'_>, response: &LocalResponse, head: bool) {
+    if let Some(mut old) = messages.client_resp_get() {
+        let mut names = Vec::new();
+        old.for_each(|name, _| {
+            if !is_hop_by_hop(name) && !OF_THE_PROXY.iter().any(|kept| name.eq_ignore_ascii_case(kept)) {
+                names.push(name.to_vec());
+            }
+        });
+        for name in names {
+            let _ = old.remove(&name);
+        }
+    }
+    write(messages, response);
+    if head && let Some(mut old) = messages.client_resp_get() {
+        let length = response.body.len().to_string();
+        let _ = old.set(b"Content-Length", length.as_bytes());
+    }
+}
+
+/// SEND_RESPONSE_HDR of an answer whose body filters changed.
+pub(crate) fn replace_body(messages: &mut Messages<'_>, bytes: &dyn BodyBuffer) {
+    if bytes.is_empty() {
+        messages.txn().error_body_set(None, None);
+        return;
+    }
+    let body = TsBuf::gather(bytes.len(), |write| bytes.read(0, bytes.len(), write));
+    messages.txn().error_body_set(Some(body), Some(b""));
+}
+
+/// SEND_RESPONSE_HDR of a response without a body by its status: no length either, also if a transform gave it one.
+pub(crate) fn without_length(messages: &mut Messages<'_>) {
+    if let Some(mut response) = messages.client_resp_get()
+        && response.status() == 204
+    {
+        let _ = response.remove(b"Content-Length");
+    }
 }
 
 /// SEND_RESPONSE_HDR of a response from elsewhere: as much of the answer as ATS takes there.

@@ -1,29 +1,26 @@
 //! A transaction that matched a rule: what happens in DoRemap and in each hook.
 //!
-//! The shape of every handler: lock the state, let the engine run, decide what is [`Next`], unlock, and only then
+//! The shape of every handler: borrow the state, let the engine run, decide what is [`Next`], let go, and only then
 //! re-enable. Re-enabling runs the rest of the transaction inside our stack, its next hooks and its close included,
 //! so nothing may be locked or borrowed at that point.
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use ats::cont::{ContRef, Continuation, Edata, Handler};
 use ats::event::{Event, HookId};
 use ats::handle::TxnHandle;
-use ats::hook::{Hook, Reenable};
+use ats::hook::Hook;
 use ats::messages::Messages;
 use ats::remap::RemapRequest;
-use ats::schedule::ScheduledAction;
-use ats::thread::EventThread;
+use ats::txn::{CacheLookup, Txn};
 use ats::txn_hooks::{Attached, TxnHandler};
-use engine::{At, LocalResponse, Stream, Verdict};
-use parking_lot::Mutex;
-use send_wrapper::SendWrapper;
+use engine::{At, Side, Stream, Verdict};
+use smallvec::SmallVec;
 
-use crate::host::TxnHost;
+use crate::host::{ResponseView, TxnHost, with_host};
 use crate::rule::Rule;
-use crate::{fault, process, reply, threads};
+use crate::state::{Outgoing, Stage, State, Transaction, watch};
+use crate::{fault, process, reply, request_body, threads, transforms};
 
 /// What a handler does last.
 enum Next {
@@ -31,40 +28,10 @@ enum Next {
     Resume,
     /// Re-enable with ERROR: ATS sends the error answer.
     Error,
+    /// End the transaction without an answer.
+    Close,
     /// Keep the transaction; its waker or its timer comes back to it.
     Hold,
-}
-
-/// Where the transaction is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// Up to POST_REMAP.
-    Request,
-    /// At SEND_RESPONSE_HDR.
-    Response,
-}
-
-/// The handler of a transaction's hooks.
-pub(crate) struct Transaction {
-    /// Of one thread, like everything of a transaction.
-    state: RefCell<State>,
-}
-
-struct State {
-    stream: Stream,
-    stage: Stage,
-    /// The client asked with HEAD: no response has a body.
-    head: bool,
-    /// A filter's answer, or a failure's, on its way to SEND_RESPONSE_HDR.
-    reply: Option<Box<LocalResponse>>,
-    /// The reply has been written; the response callbacks see it.
-    replied: bool,
-    /// The duty to re-enable, while the transaction waits.
-    held: Option<Reenable>,
-    /// Comes back to a transaction that waits.
-    resumer: Option<Arc<Continuation<Resumer>>>,
-    /// When the wait ends at the latest.
-    deadline: Option<Instant>,
 }
 
 /// What DoRemap did.
@@ -86,45 +53,31 @@ pub(crate) fn begin(rule: &Rule, request: &mut RemapRequest<'_>, handle: TxnHand
         return Outcome::default();
     }
     fault::inject_for("TSRemapDoRemap", &mut request.messages());
-    let (end_of_stream, head) =
-        request.request().map_or((true, false), |request| (!has_body(&request), request.method() == b"HEAD"));
+    let (has_body, head) = request
+        .request()
+        .map_or((false, false), |request| (request_body::is_announced(&request), request.method() == b"HEAD"));
     let txn = request.txn();
-    let host = TxnHost::new(handle);
-    let mut stream = Stream::new(Arc::clone(chain), slot, Box::new(host));
-    let verdict = stream.request_headers(end_of_stream);
+    let has_body = has_body || request_body::may_come_unannounced(txn, &mut request.messages());
+    let mut stream = Stream::new(Arc::clone(chain), slot, Box::new(TxnHost::new(handle)));
+    let verdict = stream.request_headers(!has_body);
     let remapped = stream.with_host(|host| host.request_line_changed()).unwrap_or(false);
-    let mut state = State {
-        stream,
-        stage: Stage::Request,
-        head,
-        reply: None,
-        replied: false,
-        held: None,
-        resumer: None,
-        deadline: None,
-    };
-    let mut paused = false;
-    let answered = matches!(verdict, Verdict::Respond(_) | Verdict::Close);
-    match verdict {
-        Verdict::Continue => {}
-        Verdict::Pause => paused = true,
-        Verdict::Respond(response) => {
-            reply::announce(txn, &response);
-            state.reply = Some(response);
-        }
-        Verdict::Close => reply::refuse(txn),
+    let paused = verdict == Verdict::Pause;
+    let mut state = State::new(stream, needs, head, has_body, wake);
+    if !state.accept(verdict) {
+        state.announce(txn);
     }
-    let mut hooks = [HookId::SEND_RESPONSE_HDR; 2];
-    let mut count = usize::from(needs.response_headers || state.reply.is_some() || paused);
-    if paused {
-        hooks[count] = HookId::POST_REMAP;
-        count += 1;
-    }
+    let hooks = hooks(&state, paused);
     let mut transaction = Transaction { state: RefCell::new(state) };
     // A rule that names the plugin several times has several of us in one transaction: each has its own place.
     for place in &process::get().hooks {
-        match place.attach(txn, transaction, &hooks[..count]) {
-            Ok(()) => return Outcome { remapped, answered },
+        match place.attach(txn, transaction, &hooks) {
+            Ok(this) => {
+                let mut state = this.state.borrow_mut();
+                if !paused && !state.is_ending() && !prepare(&this, &mut state, &mut request.messages()) {
+                    state.announce(txn);
+                }
+                return Outcome { remapped, answered: state.is_ending() };
+            }
             Err(back) => transaction = back,
         }
     }
@@ -138,13 +91,63 @@ pub(crate) fn begin(rule: &Rule, request: &mut RemapRequest<'_>, handle: TxnHand
     Outcome { remapped, answered: true }
 }
 
-/// Whether a request has a body to come: then its headers do not end the stream.
-fn has_body(request: &ats::http::Request<'_>) -> bool {
-    request.get_first(b"Content-Length").is_some_and(|length| length != b"0")
-        || request.get_first(b"Transfer-Encoding").is_some()
+/// The hooks that this transaction needs, besides TXN_CLOSE.
+fn hooks(state: &State, paused: bool) -> SmallVec<[HookId; 6]> {
+    let needs = &state.needs;
+    let mut hooks = SmallVec::new();
+    let mut hook = |wanted: bool, hook: HookId| {
+        if wanted {
+            hooks.push(hook);
+        }
+    };
+    if state.is_ending() {
+        hook(true, HookId::SEND_RESPONSE_HDR);
+        return hooks;
+    }
+    let request_body = state.has_body && (paused || state.stream.wants_body(Side::Request)) && needs.request_body;
+    let response_body = !state.head && state.stream.wants_body(Side::Response);
+    let at_origin = response_body && needs.response_body == Some(At::Origin);
+    hook(paused, HookId::POST_REMAP);
+    hook(request_body && needs.buffers_request, HookId::REQUEST_BUFFER_READ_COMPLETE);
+    hook(request_body, HookId::SEND_REQUEST_HDR);
+    hook(at_origin, HookId::CACHE_LOOKUP_COMPLETE);
+    hook(request_body || at_origin || needs.origin_response_headers, HookId::READ_RESPONSE_HDR);
+    hook(
+        needs.response_headers || paused || request_body || response_body || needs.origin_response_headers,
+        HookId::SEND_RESPONSE_HDR,
+    );
+    hooks
 }
 
-/// Whether a response has none, by its status or by its length.
+/// After the request's headers have passed the chain: sees to it that the bodies come to it. False if the transaction
+/// is answered instead.
+fn prepare(this: &Attached<Transaction>, state: &mut State, messages: &mut Messages<'_>) -> bool {
+    if state.has_body && state.needs.request_body && state.stream.wants_body(Side::Request) {
+        request_body::prepare(this, state, messages);
+        if state.is_ending() {
+            return false;
+        }
+    }
+    if !state.head && state.needs.response_body == Some(At::Client) && state.stream.wants_body(Side::Response) {
+        without_ranges(messages);
+        // The cache keeps what the origin sent: each client's response is transformed anew.
+        messages.txn().cache_transformed(false);
+        transforms::add(messages.txn(), this, state, Side::Response, None);
+    }
+    true
+}
+
+/// ATS cuts the range that was asked for out of the body before a transform sees it, and then says that it is whole.
+fn without_ranges(messages: &mut Messages<'_>) {
+    if let Some(mut request) = messages.client_req_get() {
+        for name in [&b"Range"[..], b"If-Range"] {
+            // There is nothing to do if ATS refuses: it does so for read-only messages alone.
+            let _ = request.remove(name);
+        }
+    }
+}
+
+/// Whether a response has no body, by its status or by its length.
 fn ends_with_headers(messages: &mut Messages<'_>) -> bool {
     messages.client_resp_get().is_some_and(|response| {
         matches!(response.status(), 204 | 304) || response.get_first(b"Content-Length") == Some(b"0")
@@ -160,14 +163,9 @@ impl TxnHandler for Transaction {
             this.state.borrow_mut().close();
             return hook.resume();
         }
-        let next = if event == Event::HTTP_POST_REMAP {
-            fault::inject_for("POST_REMAP", &mut hook.messages());
-            this.state.borrow_mut().go_on(&mut hook.messages())
-        } else if event == Event::HTTP_SEND_RESPONSE_HDR {
-            fault::inject_for("SEND_RESPONSE_HDR", &mut hook.messages());
-            this.state.borrow_mut().respond(&mut hook.messages())
-        } else {
-            Next::Resume
+        let next = {
+            let mut state = this.state.borrow_mut();
+            if state.over { Next::Resume } else { at_hook(this, &mut state, event, &mut hook) }
         };
         act(this, next, hook);
     }
@@ -178,166 +176,247 @@ impl TxnHandler for Transaction {
     }
 }
 
+fn at_hook(this: &Attached<Transaction>, state: &mut State, event: Event, hook: &mut Hook) -> Next {
+    match event {
+        Event::HTTP_POST_REMAP => {
+            fault::inject_for("POST_REMAP", &mut hook.messages());
+            state.progress();
+            go_on(this, state, &mut hook.messages())
+        }
+        Event::HTTP_REQUEST_BUFFER_READ_COMPLETE => {
+            fault::inject_for("REQUEST_BUFFER", &mut hook.messages());
+            state.stage = Stage::RequestBody;
+            request_body::show_buffered(state, hook);
+            go_on(this, state, &mut hook.messages())
+        }
+        Event::HTTP_SEND_REQUEST_HDR => {
+            fault::inject_for("SEND_REQUEST_HDR", &mut hook.messages());
+            if state.is_ending() {
+                return end(state, hook.txn());
+            }
+            request_body::frame(state.outgoing, &mut hook.messages());
+            Next::Resume
+        }
+        Event::HTTP_CACHE_LOOKUP_COMPLETE => {
+            if hook.txn().cache_lookup_status() != Some(CacheLookup::HitFresh) {
+                // The cache is to get the whole of it.
+                without_ranges(&mut hook.messages());
+            }
+            Next::Resume
+        }
+        Event::HTTP_READ_RESPONSE_HDR => {
+            fault::inject_for("READ_RESPONSE_HDR", &mut hook.messages());
+            from_origin(this, state, &mut hook.messages())
+        }
+        Event::HTTP_SEND_RESPONSE_HDR => {
+            fault::inject_for("SEND_RESPONSE_HDR", &mut hook.messages());
+            to_client(this, state, &mut hook.messages())
+        }
+        _ => Next::Resume,
+    }
+}
+
 /// The last thing that a handler does. No borrow of the state is alive here: what is re-enabled comes back to it.
 fn act(this: &Attached<Transaction>, next: Next, hook: Hook) {
     match next {
         Next::Resume => hook.resume(),
         Next::Error => hook.error(),
+        Next::Close => {
+            if let Err(error) = hook.txn().shut_down() {
+                log::error!("a transaction that a filter closed is answered: {error}");
+            }
+            hook.error();
+        }
         Next::Hold => {
             let mut state = this.state.borrow_mut();
             state.held = Some(hook.pause());
-            state.wait(this);
+            watch(this, &mut state);
         }
     }
 }
 
 /// The waker's or the timer's call, on the transaction's thread.
 fn wake(this: &Attached<Transaction>) {
-    let (next, hook) = {
+    let held = {
         let mut state = this.state.borrow_mut();
-        // Not held (yet): POST_REMAP will ask the stream itself.
-        let Some(token) = state.held.take() else { return };
-        let mut hook = match token.enter() {
-            Ok(hook) => hook,
-            Err(token) => {
-                state.held = Some(token);
-                return;
+        if state.over {
+            return;
+        }
+        state.wait.fired();
+        let hook = state.held.take().map(ats::hook::Reenable::enter);
+        if let Some(Err(token)) = hook {
+            state.held = Some(token);
+            return;
+        }
+        state.progress();
+        // Bodies go on, or end, in their transforms.
+        state.wake_transforms();
+        let next = match hook {
+            Some(Ok(mut hook)) => {
+                let next = go_on(this, &mut state, &mut hook.messages());
+                Some((next, hook))
             }
+            _ => None,
         };
-        let next = state.go_on(&mut hook.messages());
-        (next, hook)
+        if next.is_none() && state.stream.is_holding() {
+            watch(this, &mut state);
+        }
+        next
     };
-    act(this, next, hook);
-}
-
-impl State {
-    /// SEND_RESPONSE_HDR: writes a reply that waits, then shows the response to the chain.
-    fn respond(&mut self, messages: &mut Messages<'_>) -> Next {
-        self.stage = Stage::Response;
-        self.deadline = None;
-        if let Some(response) = self.reply.take() {
-            reply::write(messages, &response);
-            self.replied = true;
-        }
-        let end_of_stream = self.head || ends_with_headers(messages);
-        let verdict = self.stream.response_headers(At::Client, end_of_stream);
-        self.decide(verdict, messages)
-    }
-
-    /// Asks the chain again after a pause, in whose place another filter's may have come.
-    fn go_on(&mut self, messages: &mut Messages<'_>) -> Next {
-        let holder = self.stream.deadline();
-        let expired = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
-        let verdict = if expired { self.stream.pause_expired() } else { self.stream.resume() };
-        if self.stream.deadline() != holder {
-            self.deadline = None;
-        }
-        self.decide(verdict, messages)
-    }
-
-    /// Turns the engine's verdict into what the state machine is told.
-    fn decide(&mut self, verdict: Verdict, messages: &mut Messages<'_>) -> Next {
-        match (verdict, self.stage) {
-            (Verdict::Continue, _) => Next::Resume,
-            (Verdict::Pause, _) => Next::Hold,
-            (Verdict::Respond(response), Stage::Request) => {
-                reply::announce(messages.txn(), &response);
-                self.reply = Some(response);
-                Next::Error
-            }
-            // The reply is being sent already: its bytes are still ours to replace.
-            (Verdict::Respond(response), Stage::Response) if self.replied => {
-                reply::write(messages, &response);
-                Next::Resume
-            }
-            (Verdict::Respond(response), Stage::Response) => {
-                reply::replace(messages.txn(), &response);
-                Next::Error
-            }
-            (Verdict::Close, _) => {
-                reply::refuse(messages.txn());
-                Next::Error
-            }
-        }
-    }
-
-    /// Sees to it that a transaction that waits is come back to: when a filter asks for it, and when its time is up.
-    fn wait(&mut self, this: &Attached<Transaction>) {
-        let now = Instant::now();
-        let deadline = *self.deadline.get_or_insert_with(|| now + self.stream.pause_limit());
-        let Some(thread) = EventThread::current() else { return };
-        let resumer = match &self.resumer {
-            Some(resumer) => Arc::clone(resumer),
-            None => match Continuation::new(Resumer {
-                transaction: Mutex::new(Some(SendWrapper::new(this.clone()))),
-                timer: Mutex::default(),
-            }) {
-                Ok(resumer) => Arc::clone(self.resumer.insert(Arc::new(resumer))),
-                Err(error) => {
-                    log::error!("a paused transaction has no timer: {error}");
-                    return;
-                }
-            },
-        };
-        // ATS's timers may be early, since its clock stands still while a thread works: then this runs again.
-        let left = deadline.saturating_duration_since(now) + Duration::from_millis(1);
-        (*resumer).as_ref().share().arm((*resumer).as_ref(), left, thread);
-        self.stream.set_waker(Box::new(move || {
-            let resumer = Arc::clone(&resumer);
-            let resume = move || {
-                if let Err(error) = (*resumer).as_ref().schedule_on_thread(Duration::ZERO, thread) {
-                    log::error!("a paused transaction cannot be resumed: {error}");
-                }
-            };
-            // From elsewhere, taking the resumer's mutex here would be to wait for its handler, which may wait for
-            // the lock under which we are called.
-            if thread.is_current() { resume() } else { threads::run(resume) }
-        }));
-    }
-
-    /// TXN_CLOSE: ends the contexts, and cuts the circle by which a resumer and its transaction keep each other.
-    fn close(&mut self) {
-        self.stream.finish();
-        if let Some(resumer) = self.resumer.take() {
-            let transaction = (*resumer).as_ref().share().transaction.lock().take();
-            drop(transaction);
-        }
-        self.reply = None;
+    if let Some((next, hook)) = held {
+        act(this, next, hook);
     }
 }
 
-/// Comes back to a transaction that waits. Apart from [`Transaction`], because it needs a mutex to be scheduled, and
-/// most transactions never wait.
-struct Resumer {
-    /// Of the thread that this is scheduled on. [`State::close`] takes it out there, since a waker may hold the last
-    /// reference to this on another.
-    transaction: Mutex<Option<SendWrapper<Attached<Transaction>>>>,
-    timer: Mutex<Option<ScheduledAction>>,
-}
-
-impl Handler for Resumer {
-    const NAME: &'static str = "wasm_remap paused transaction";
-
-    fn handle(&self, _cont: ContRef<'_, Self>, _event: Event, _edata: Edata) {
-        let transaction = self.transaction.lock().as_deref().cloned();
-        // The lock is released: what is woken may run to its close, which wants it.
-        if let Some(transaction) = transaction {
-            wake(&transaction);
+/// What comes of a hook in which the chain has had its say, at first or after a pause.
+fn go_on(this: &Attached<Transaction>, state: &mut State, messages: &mut Messages<'_>) -> Next {
+    match state.stage {
+        Stage::Request => {
+            if state.is_ending() {
+                return end(state, messages.txn());
+            }
+            if state.stream.holds_headers(Side::Request).is_some() {
+                return Next::Hold;
+            }
+            if prepare(this, state, messages) { Next::Resume } else { end(state, messages.txn()) }
         }
+        Stage::RequestBody => {
+            if state.is_ending() {
+                return end(state, messages.txn());
+            }
+            if request_body::pass_buffered(state, messages) { Next::Resume } else { Next::Hold }
+        }
+        Stage::Origin => {
+            if state.is_ending() {
+                return end(state, messages.txn());
+            }
+            if state.holds_response() {
+                return Next::Hold;
+            }
+            with_host(&mut state.stream, |host| host.response = ResponseView::Absent);
+            add_at_origin(this, state, messages);
+            Next::Resume
+        }
+        Stage::Response => finish_response(state, messages),
     }
 }
 
-impl Resumer {
-    /// Sets the timer, in place of an earlier one. On the transaction's thread.
-    fn arm(&self, cont: ContRef<'_, Self>, delay: Duration, thread: EventThread) {
-        let mut timer = self.timer.lock();
-        if let Some(earlier) = timer.take() {
-            // False if it is the one that brought us here.
-            let _ = cont.cancel(earlier);
+/// Before the client has been sent anything: the answer that a filter, or a failure, made, or none.
+fn end(state: &State, txn: Txn<'_>) -> Next {
+    if state.closing {
+        return Next::Close;
+    }
+    state.announce(txn);
+    Next::Error
+}
+
+/// READ_RESPONSE_HDR.
+fn from_origin(this: &Attached<Transaction>, state: &mut State, messages: &mut Messages<'_>) -> Next {
+    if state.outgoing != Outgoing::Untouched {
+        // ATS keeps a request's body where it keeps its own answers', and would send it to the client with a 304.
+        request_body::forget(messages.txn());
+    }
+    if state.is_ending() {
+        return end(state, messages.txn());
+    }
+    let Some(status) = messages.server_resp_get().map(|response| response.status()) else { return Next::Resume };
+    // "100 Continue" comes here too; and a 304 to a question of ATS's own is not a new object.
+    let stale = messages.txn().cache_lookup_status() == Some(CacheLookup::HitStale);
+    if status < 200 || (status == 304 && stale) {
+        return Next::Resume;
+    }
+    state.stage = Stage::Origin;
+    if state.needs.origin_response_headers {
+        with_host(&mut state.stream, |host| host.response = ResponseView::Origin);
+        let ends = state.head || matches!(status, 204 | 304);
+        let verdict = state.stream.response_headers(At::Origin, ends);
+        state.accept(verdict);
+    }
+    go_on(this, state, messages)
+}
+
+/// The body of an object that the cache is to keep in the form that filters give it.
+fn add_at_origin(this: &Attached<Transaction>, state: &mut State, messages: &mut Messages<'_>) {
+    let status = messages.server_resp_get().map_or(0, |response| response.status());
+    let wanted = state.needs.response_body == Some(At::Origin)
+        && !state.head
+        && !matches!(status, 204 | 304)
+        && state.transforms[Side::Response as usize].is_none()
+        && state.stream.wants_body(Side::Response);
+    if wanted {
+        messages.txn().cache_transformed(true);
+        transforms::add(messages.txn(), this, state, Side::Response, None);
+    }
+}
+
+/// SEND_RESPONSE_HDR: writes a reply that waits, then shows the response to the chain.
+fn to_client(_this: &Attached<Transaction>, state: &mut State, messages: &mut Messages<'_>) -> Next {
+    if state.closing {
+        return Next::Close;
+    }
+    state.stage = Stage::Response;
+    if let Some(response) = state.reply.take() {
+        reply::write(messages, &response);
+        state.replied = true;
+        if !state.shown && !response.body.is_empty() && !state.head {
+            state.reply_body = Some(response.body);
         }
-        match cont.schedule_on_thread(delay, thread) {
-            Ok(action) => *timer = Some(action),
-            Err(error) => log::error!("a paused transaction has no timer: {error}"),
+        with_host(&mut state.stream, |host| host.response = ResponseView::Client);
+    } else {
+        with_host(&mut state.stream, TxnHost::apply_early);
+    }
+    if std::mem::replace(&mut state.shown, true) {
+        // The chain has seen it, when its body began.
+        reply::without_length(messages);
+        return Next::Resume;
+    }
+    let ends = state.head || ends_with_headers(messages);
+    let verdict = state.stream.response_headers(At::Client, ends);
+    state.accept(verdict);
+    finish_response(state, messages)
+}
+
+/// The chain has seen the response's head, at first or after a pause.
+fn finish_response(state: &mut State, messages: &mut Messages<'_>) -> Next {
+    if let Some(next) = late_answer(state, messages) {
+        return next;
+    }
+    if state.holds_response() {
+        return Next::Hold;
+    }
+    // An answer's body passes the filters as any other does.
+    if let Some(body) = state.reply_body.take()
+        && state.stream.wants_body(Side::Response)
+    {
+        let verdict = state.stream.body(Side::Response, Some(Box::new(engine::Bytes(body))), true);
+        state.accept(verdict);
+        if let Some(next) = late_answer(state, messages) {
+            return next;
         }
     }
+    if state.stream.is_holding() {
+        return Next::Hold;
+    }
+    if state.stream.changed_body(Side::Response)
+        && let Some(bytes) = state.stream.take_body(Side::Response).bytes
+    {
+        reply::replace_body(messages, &*bytes);
+    }
+    Next::Resume
+}
+
+/// An answer that was made while the response's head was on its way.
+fn late_answer(state: &mut State, messages: &mut Messages<'_>) -> Option<Next> {
+    if state.closing {
+        return Some(Next::Close);
+    }
+    let response = state.reply.take()?;
+    let internal = state.head || messages.client_resp_get().is_some_and(|response| response.status() == 304);
+    if state.replied || internal {
+        // ATS takes the body from us, or sends none: its bytes are still ours to replace.
+        reply::overwrite(messages, &response, state.head);
+        return Some(Next::Resume);
+    }
+    reply::replace(messages.txn(), &response);
+    Some(Next::Error)
 }

@@ -167,6 +167,11 @@ extern "C" fn TSHttpEventNameLookup(event: TSEvent) -> *const c_char {
     }
 }
 
+/// What tells this thread from others.
+pub(crate) fn thread_address() -> usize {
+    thread_object::<u8>().addr()
+}
+
 fn thread_object<T>() -> *mut T {
     THREAD_OBJECT.with(Cell::as_ptr).cast()
 }

@@ -7,13 +7,14 @@ use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ats_sys::{
-    TS_CONFIG_HTTP_REQUEST_BUFFER_ENABLED, TS_ERROR, TS_EVENT_HTTP_READ_REQUEST_HDR, TS_RECORDDATATYPE_INT, TS_SUCCESS,
-    TSCont, TSEvent, TSHRTime, TSHttpHookID, TSHttpStatus, TSHttpTxn, TSMBuffer, TSMLoc, TSMgmtInt, TSMilestonesType,
-    TSOverridableConfigKey, TSRecordDataType, TSReturnCode, TSUserArgType,
+    TS_CONFIG_HTTP_REQUEST_BUFFER_ENABLED, TS_ERROR, TS_EVENT_HTTP_READ_REQUEST_HDR, TS_EVENT_HTTP_TXN_CLOSE,
+    TS_RECORDDATATYPE_INT, TS_SUCCESS, TSCont, TSEvent, TSHRTime, TSHttpHookID, TSHttpStatus, TSHttpTxn, TSIOBuffer,
+    TSIOBufferReader, TSMBuffer, TSMLoc, TSMgmtInt, TSMilestonesType, TSOverridableConfigKey, TSRecordDataType,
+    TSReturnCode, TSUserArgType,
 };
 
 use crate::heap::Message;
-use crate::{bytes, c_text, cont, misc, object, put, url};
+use crate::{bytes, c_text, cont, iobuf, misc, object, put, url};
 
 /// A transaction, owned by the test.
 pub struct FakeTxn(Box<Shared>);
@@ -26,7 +27,7 @@ struct State {
     messages: HashMap<Slot, Message>,
     hooks: Vec<(TSHttpHookID, TSCont)>,
     /// Hooks that are still to be called, by [`FakeTxn::run`].
-    queue: VecDeque<TSHttpHookID>,
+    queue: VecDeque<(TSHttpHookID, Option<TSCont>)>,
     reenables: Vec<TSEvent>,
     on_reenable: Option<Box<dyn FnMut(TSEvent)>>,
     status: TSHttpStatus,
@@ -41,6 +42,10 @@ struct State {
     milestones: HashMap<TSMilestonesType, TSHRTime>,
     tag: Option<String>,
     protocol: Option<String>,
+    shut_down: bool,
+    server_fd: Option<c_int>,
+    post_buffer: Option<(TSIOBuffer, TSIOBufferReader)>,
+    request_body: Option<(*mut c_char, usize)>,
 }
 
 /// Which message of a transaction.
@@ -101,7 +106,7 @@ impl FakeTxn {
 
     /// Calls these hooks in turn, each after the re-enable of the one before, and nested in it as ATS does.
     pub fn run(&self, hooks: &[TSHttpHookID]) {
-        self.state().queue.extend(hooks);
+        self.state().queue.extend(hooks.iter().map(|hook| (*hook, None)));
         advance(self.raw());
     }
 
@@ -130,6 +135,35 @@ impl FakeTxn {
         (state.internal, state.aborted) = (internal, aborted);
     }
 
+    /// The continuations of a hook.
+    pub(crate) fn conts(&self, hook: TSHttpHookID) -> Vec<TSCont> {
+        self.state().hooks.iter().filter(|(added, _)| *added == hook).map(|(_, cont)| *cont).collect()
+    }
+
+    /// Whether `TSHttpTxnShutDown` was called.
+    #[must_use]
+    pub fn shut_down(&self) -> bool {
+        self.state().shut_down
+    }
+
+    /// Sets the socket to the origin.
+    pub fn set_server_fd(&self, fd: c_int) {
+        self.state().server_fd = Some(fd);
+    }
+
+    /// Sets the buffered request body, once.
+    pub fn set_post_buffer(&self, body: &[u8]) {
+        let (buffer, reader) = iobuf::create();
+        iobuf::write(buffer, body);
+        self.state().post_buffer = Some((buffer, reader));
+    }
+
+    /// What `TSHttpTxnServerRequestBodySet` left.
+    #[must_use]
+    pub fn request_body(&self) -> Option<Vec<u8>> {
+        self.state().request_body.map(|(body, len)| bytes(body, len).to_vec())
+    }
+
     /// Sets the result of the cache lookup.
     pub fn set_cache_lookup(&self, status: c_int) {
         self.state().cache_lookup = Some(status);
@@ -155,7 +189,12 @@ impl FakeTxn {
 
 impl Drop for FakeTxn {
     fn drop(&mut self) {
-        free_body(&mut self.state());
+        let mut state = self.state();
+        free_body(&mut state);
+        free_request_body(&mut state);
+        if let Some((buffer, reader)) = state.post_buffer.take() {
+            iobuf::destroy(buffer, reader);
+        }
     }
 }
 
@@ -174,25 +213,43 @@ fn free_body(state: &mut State) {
     }
 }
 
+fn free_request_body(state: &mut State) {
+    if let Some((body, _)) = state.request_body.take() {
+        // SAFETY: the plugin gave the block away, from ATS's allocator.
+        unsafe { ats_sys::_TSfree(body.cast()) };
+    }
+}
+
 #[track_caller]
 fn state<'a>(txn: TSHttpTxn) -> MutexGuard<'a, State> {
     let shared: &mut Shared = object(txn);
     shared.0.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Calls the next hook that a continuation waits for.
+/// Calls the next continuation that waits for a hook.
 fn advance(txn: TSHttpTxn) {
     loop {
-        let next = {
+        let (hook, waiting) = {
             let mut state = state(txn);
-            let Some(hook) = state.queue.pop_front() else { return };
-            state.hooks.iter().find(|(added, _)| *added == hook).map(|(_, cont)| (hook, *cont))
+            let Some((hook, waiting)) = state.queue.pop_front() else { return };
+            let Some(waiting) = waiting else {
+                let all: Vec<_> = state.hooks.iter().filter(|(added, _)| *added == hook).map(|(_, at)| *at).collect();
+                for cont in all.into_iter().rev() {
+                    state.queue.push_front((hook, Some(cont)));
+                }
+                continue;
+            };
+            (hook, waiting)
         };
-        if let Some((hook, waiting)) = next {
-            // As ATS 9 numbers it, which for the request buffer is not what its header says.
-            cont::call(waiting, TS_EVENT_HTTP_READ_REQUEST_HDR + hook, txn.cast());
-            return;
+        let event = TS_EVENT_HTTP_READ_REQUEST_HDR + hook;
+        if event == TS_EVENT_HTTP_TXN_CLOSE
+            && let Some(vconn) = cont::live(waiting).counting()
+        {
+            vconn.count += 1;
         }
+        // As ATS 9 numbers it, which for the request buffer is not what its header says.
+        cont::call(waiting, event, txn.cast());
+        return;
     }
 }
 
@@ -387,4 +444,36 @@ extern "C" fn TSHttpTxnPluginTagGet(txn: TSHttpTxn) -> *const c_char {
 #[unsafe(no_mangle)]
 extern "C" fn TSHttpTxnClientProtocolStackContains(txn: TSHttpTxn, tag: *const c_char) -> *const c_char {
     if state(txn).protocol.as_deref() == Some(&c_text(tag)) { tag } else { ptr::null() }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSHttpTxnShutDown(txn: TSHttpTxn, event: TSEvent) -> TSReturnCode {
+    if event == TS_EVENT_HTTP_TXN_CLOSE {
+        return TS_ERROR;
+    }
+    state(txn).shut_down = true;
+    TS_SUCCESS
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSHttpTxnServerFdGet(txn: TSHttpTxn, result: *mut c_int) -> TSReturnCode {
+    let fd = state(txn).server_fd;
+    put(result, fd.unwrap_or(-1));
+    if fd.is_some() { TS_SUCCESS } else { TS_ERROR }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSHttpTxnServerRequestBodySet(txn: TSHttpTxn, body: *mut c_char, len: i64) {
+    let mut state = state(txn);
+    free_request_body(&mut state);
+    if !body.is_null() {
+        state.request_body = Some((body, usize::try_from(len).expect("not negative")));
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSHttpTxnPostBufferReaderGet(txn: TSHttpTxn) -> TSIOBufferReader {
+    let (_, reader) = state(txn).post_buffer.expect("fake ATS: null pointer: nothing is buffered");
+    // SAFETY: a live reader of ours.
+    unsafe { ats_sys::TSIOBufferReaderClone(reader) }
 }

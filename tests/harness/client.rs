@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size};
 
-use super::http::{self, Body, Fields, Framing, Wire, WireError};
+use super::http::{self, Body, Fields, Framing, Head, Wire, WireError};
 
 /// One connection to a server on the loopback address.
 #[derive(Debug)]
@@ -17,9 +17,13 @@ pub struct Client {
     wire: Wire<Timed>,
     stream: Arc<TcpStream>,
     keep_bodies: bool,
+    /// Heads that [`Client::continued`] came across.
+    interim: Vec<Vec<u8>>,
+    early: Option<Head>,
 }
 
-/// A response, as it stood on the wire.
+/// A response, as it stood on the wire. Of one by HTTP/2 there are no raw bytes and no reason, and the framing is
+/// [`Framing::Close`] where it had no Content-Length.
 #[derive(Clone, Debug)]
 pub struct Response {
     /// `HTTP/1.1`
@@ -137,8 +141,10 @@ impl Client {
             step: Duration::from_secs(10),
             whole: Duration::from_secs(120),
             end: None,
+            most: usize::MAX,
+            pause: Duration::ZERO,
         };
-        let mut client = Client { wire: Wire::new(timed), stream, keep_bodies: true };
+        let mut client = Client { wire: Wire::new(timed), stream, keep_bodies: true, interim: Vec::new(), early: None };
         client.set_timeout(Duration::from_secs(10));
         Ok(client)
     }
@@ -165,6 +171,13 @@ impl Client {
     #[track_caller]
     pub fn small_window(self, bytes: usize) -> Client {
         set_socket_recv_buffer_size(&*self.stream, bytes).expect("the socket takes a buffer size");
+        self
+    }
+
+    /// Reads at most `size` bytes at a time, and waits before each.
+    pub fn slow_reader(mut self, size: usize, pause: Duration) -> Client {
+        self.wire.inner.most = size.max(1);
+        self.wire.inner.pause = pause;
         self
     }
 
@@ -242,10 +255,21 @@ impl Client {
         result
     }
 
+    /// Waits for an interim response, as one who expects it does; false if the final one has begun.
+    pub fn continued(&mut self) -> Result<bool, ClientError> {
+        match self.wire.head() {
+            Ok(Some(head)) if head.first[1].starts_with('1') => self.interim.push(head.raw),
+            Ok(Some(head)) => self.early = Some(head),
+            Ok(None) => return Err(self.failed(WireError::Closed)),
+            Err(error) => return Err(self.failed(error)),
+        }
+        Ok(self.early.is_none())
+    }
+
     fn response(&mut self, method: &str) -> Result<Response, ClientError> {
-        let mut interim = Vec::new();
+        let mut interim = std::mem::take(&mut self.interim);
         let head = loop {
-            let head = match self.wire.head() {
+            let head = match self.early.take().map_or_else(|| self.wire.head(), |head| Ok(Some(head))) {
                 Ok(Some(head)) => head,
                 Ok(None) => return Err(self.failed(WireError::Closed)),
                 Err(error) => return Err(self.failed(error)),
@@ -372,6 +396,8 @@ struct Timed {
     step: Duration,
     whole: Duration,
     end: Option<Instant>,
+    most: usize,
+    pause: Duration,
 }
 
 impl Read for Timed {
@@ -380,7 +406,11 @@ impl Read for Timed {
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
+        if !self.pause.is_zero() {
+            std::thread::sleep(self.pause);
+        }
         self.stream.set_read_timeout(Some(left))?;
-        (&*self.stream).read(out)
+        let most = out.len().min(self.most);
+        (&*self.stream).read(&mut out[..most])
     }
 }

@@ -62,6 +62,7 @@ impl From<String> for RecordValue {
 /// One line of remap.config.
 #[derive(Clone, Debug)]
 pub struct Rule {
+    scheme: &'static str,
     host: String,
     path: String,
     target: String,
@@ -71,7 +72,19 @@ pub struct Rule {
 impl Rule {
     /// Maps all of a host to a target, such as `http://{origin}/`.
     pub fn new(host: &str, target: &str) -> Rule {
-        Rule { host: host.to_owned(), path: "/".to_owned(), target: target.to_owned(), plugins: Vec::new() }
+        Rule {
+            scheme: "http",
+            host: host.to_owned(),
+            path: "/".to_owned(),
+            target: target.to_owned(),
+            plugins: Vec::new(),
+        }
+    }
+
+    /// Maps what comes over TLS, and nothing else.
+    pub fn tls(mut self) -> Rule {
+        self.scheme = "https";
+        self
     }
 
     /// Maps what begins with this path alone.
@@ -94,7 +107,7 @@ impl Rule {
 
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "map http://{}{} {}", self.host, self.path, self.target)?;
+        write!(f, "map {}://{}{} {}", self.scheme, self.host, self.path, self.target)?;
         for (name, params) in &self.plugins {
             write!(f, " @plugin={name}")?;
             for param in params {

@@ -1,10 +1,12 @@
 //! One subject a file; the crate's root re-exports what a test names.
 
 pub mod artifacts;
+pub mod ask;
 pub mod client;
 pub mod config;
 pub mod gate;
 pub mod http;
+pub mod http2;
 pub mod install;
 pub mod load;
 pub mod log;
@@ -13,6 +15,7 @@ pub mod payload;
 pub mod ports;
 pub mod process;
 pub mod server;
+pub mod strict;
 
 use std::time::{Duration, Instant};
 

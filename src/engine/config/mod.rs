@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::body::Side;
+use crate::capabilities::Capabilities;
 use crate::limits::Limits;
 
 pub use error::ConfigError;
@@ -136,6 +137,8 @@ pub struct FilterSpec {
     pub request_body: RequestBody,
     /// Ceilings.
     pub limits: Limits,
+    /// What the module may call and be called for; `None` is everything.
+    pub allowed_capabilities: Option<Capabilities>,
     /// The file that the filter comes from, for messages.
     pub source: String,
 }
@@ -171,6 +174,13 @@ struct RawFilter {
     request_body: RequestBody,
     #[serde(default)]
     limits: RawLimits,
+    #[serde(default, deserialize_with = "present")]
+    allowed_capabilities: Option<Capabilities>,
+}
+
+/// A key that is there has a value: one without would read as "everything is allowed" and mean "nothing is".
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Capabilities>, D::Error> {
+    Capabilities::deserialize(deserializer).map(Some)
 }
 
 #[derive(Deserialize, Default)]
@@ -275,6 +285,7 @@ impl RawFilter {
             at: self.at,
             request_body: self.request_body,
             limits,
+            allowed_capabilities: self.allowed_capabilities,
             source: file.display().to_string(),
         })
     }
@@ -304,6 +315,7 @@ fn yaml_error(file: &Path, error: &serde_yaml::Error) -> ConfigError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::abi::pairs::PairsLimits;
 
     fn parse_text(text: &str) -> Result<Vec<FilterSpec>, String> {
         parse(Path::new("/etc/f/shop.yaml"), text).map_err(|error| error.to_string())
@@ -314,7 +326,8 @@ mod tests {
         let specs = parse_text(
             "filters:\n  - name: a\n    module: m/a.wasm\n    root_id: r\n    configuration: {b: [1, true]}\n    \
              vm_id: v\n    vm_configuration: text\n    environment: {K: V}\n    failure_policy: open\n    \
-             limits: {memory_mib: 8, callback_ms: 5}\n  - name: b\n    module: /abs/b.wasm\n",
+             limits: {memory_mib: 8, callback_ms: 5, header_kib: 3, header_count: 7}\n    \
+             allowed_capabilities: [proxy_log]\n  - name: b\n    module: /abs/b.wasm\n",
         )
         .unwrap();
         assert_eq!(specs[0].module, Path::new("/etc/f/m/a.wasm"));
@@ -322,10 +335,14 @@ mod tests {
         assert_eq!(&*specs[0].vm_configuration, b"text");
         assert_eq!(specs[0].failure_policy, FailurePolicy::Open);
         assert_eq!(specs[0].limits.memory_bytes, 8 << 20);
+        assert_eq!(specs[0].limits.pairs, PairsLimits { pairs: 7, bytes: 3 << 10 });
+        assert_eq!(specs[0].allowed_capabilities, Some(Capabilities::new(["proxy_log"]).unwrap()));
         assert_eq!(specs[0].environment, [("K".to_owned(), "V".to_owned())]);
         assert_eq!(specs[1].module, Path::new("/abs/b.wasm"));
         assert_eq!(specs[1].failure_policy, FailurePolicy::Closed);
         assert!(specs[1].configuration.is_empty());
+        assert_eq!(specs[1].limits.pairs, PairsLimits::default());
+        assert_eq!(specs[1].allowed_capabilities, None);
     }
 
     #[test]
@@ -351,6 +368,25 @@ mod tests {
             (
                 "filters:\n  - {name: a, module: b, limits: {callback_ms: 0}}\n",
                 "/etc/f/shop.yaml: filters[0]: limits.callback_ms: must be at least 1",
+            ),
+            (
+                "filters:\n  - {name: a, module: b, limits: {header_kib: 0}}\n",
+                "/etc/f/shop.yaml: filters[0]: limits.header_kib: must be at least 1",
+            ),
+            (
+                "filters:\n  - name: a\n    module: b\n    allowed_capabilities: [proxy_log, proxy_logs]\n",
+                "/etc/f/shop.yaml:4:27: filters[0].allowed_capabilities: 'proxy_logs' is no hostcall, callback or \
+                 function of WASI; the nearest name is 'proxy_log'",
+            ),
+            (
+                "filters:\n  - name: a\n    module: b\n    allowed_capabilities:\n",
+                "/etc/f/shop.yaml:4:26: filters[0].allowed_capabilities: invalid type: unit value, expected a list of \
+                 names ([] allows nothing; without the key everything is allowed)",
+            ),
+            (
+                "filters:\n  - name: a\n    module: b\n    allowed_capabilities: {proxy_log: {max: 3}}\n",
+                "/etc/f/shop.yaml:4:39: filters[0].allowed_capabilities.proxy_log: unknown field `max`, there are no \
+                 fields",
             ),
             ("", "/etc/f/shop.yaml"),
         ];

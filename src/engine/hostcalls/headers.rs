@@ -117,7 +117,11 @@ fn push_sizes(out: &mut Vec<u8>, name: usize, value: usize, failed: &mut Option<
 pub(super) fn get_header_map_size(guest: &mut Guest<'_>, map: i32, size: i32) -> Result<(), Error> {
     let map = map_type(map)?;
     memory::with_scratch(guest, |guest, scratch| {
-        encode(guest.data_mut(), map, scratch)?;
+        // SDKs bear no refusal here: a map that is not there has no bytes, as its pairs have none.
+        match encode(guest.data_mut(), map, scratch) {
+            Err(Error::NotFound) => scratch.clear(),
+            result => result?,
+        }
         let len = u32::try_from(scratch.len()).map_err(|_| Error::TooLarge("map"))?;
         let (memory, _) = memory::split(guest)?;
         memory::write_u32(memory, size, len)
@@ -154,9 +158,10 @@ pub(super) fn set_header_map_pairs(guest: &mut Guest<'_>, map: i32, data: i32, s
     }
     for (name, value) in fields {
         match PseudoHeader::find(map, name) {
-            Some(pseudo) => host.set_pseudo_header(pseudo, value)?,
-            None => host.add_header(map, name, value)?,
+            Some(pseudo) => host.set_pseudo_header(pseudo, value),
+            None => host.add_header(map, name, value),
         }
+        .or_else(|error| absent(map, error))?;
     }
     Ok(())
 }
@@ -249,7 +254,35 @@ pub(super) fn remove_header_map_value(guest: &mut Guest<'_>, map: i32, key: i32,
 
 #[cfg(test)]
 mod tests {
+    use super::super::calls::{REQUEST, Scene};
     use super::*;
+    use std::sync::Arc;
+
+    use crate::abi::Status;
+    use crate::abi::pairs::PairsLimits;
+
+    #[test]
+    fn the_limits_of_a_map_are_the_filters() {
+        let mut scene = Scene::usual();
+        let settings = Arc::get_mut(&mut scene.guest.store.data_mut().settings).unwrap();
+        settings.limits.pairs = PairsLimits { pairs: 2, bytes: 64 };
+        let mut set = |call: &str, fields: &[(&[u8], &[u8])]| {
+            let mut map = Vec::new();
+            pairs::encode(fields.iter().copied(), &mut map).unwrap();
+            let [data, size] = scene.put(&map);
+            match call {
+                "proxy_set_header_map_pairs" => scene.guest.call(call, &[REQUEST, data, size]),
+                _ => scene.guest.call(call, &[200, 0, 0, 0, 0, data, size, 0]),
+            }
+        };
+        for call in ["proxy_set_header_map_pairs", "proxy_send_local_response"] {
+            assert_eq!(set(call, &[(b"a", b"1"), (b"b", b"2")]), Status::Ok as i32, "{call}");
+            let long = [b'v'; 60];
+            for fields in [&[(&b"a"[..], &b"1"[..]); 3][..], &[(b"a", &long)]] {
+                assert_eq!(set(call, fields), Status::SerializationFailure as i32, "{call}");
+            }
+        }
+    }
 
     #[test]
     fn nothing_that_splits_a_message_passes() {

@@ -1,7 +1,7 @@
 //! The hostcall table: every function of ABI 0.1.0, 0.2.0 and 0.2.1, declared once.
 //!
-//! A line of the table gives the name, the parameters, the versions that have the call, where it may be called
-//! and the handler. From it come the linker's entries, [`HOSTCALLS`] (for `wasm-remap inspect` and the
+//! A line of the table gives the name, the parameters, the versions that have the call, where it may be called,
+//! the handler, and what it answers besides `Ok`: `or` these in the ordinary course of things, these when `misused`. From it come the linker's entries, [`HOSTCALLS`] (for `wasm-remap inspect` and the
 //! documentation) and the completeness test. One file holds one family of handlers.
 //!
 //! Handlers answer `Result<(), Error>`; [`Error::to_status`] turns that into the status that the guest gets, or
@@ -9,19 +9,24 @@
 
 mod buffers;
 mod context;
+mod foreign;
 mod headers;
 mod local_response;
 mod logging;
 mod metrics;
 mod properties;
+mod sdks;
 mod shared;
+mod signatures;
 mod streams;
 
+pub use foreign::{FOREIGN_FUNCTIONS, ForeignFunction};
 pub use logging::GUEST_TARGET;
 pub(crate) use logging::write_line;
+pub use sdks::{Survives, assemblyscript_sdk, rust_sdk};
 use wasmtime::Linker;
 
-use crate::abi::AbiVersion;
+use crate::abi::{AbiVersion, Status};
 use crate::error::Error;
 use crate::memory::Guest;
 use crate::state::VmState;
@@ -43,7 +48,7 @@ pub enum Support {
     /// It does what the specification says, but for what the text names.
     Partial(&'static str),
     /// It links and always answers with this status, which SDKs take for an ordinary refusal.
-    Refused(crate::abi::Status),
+    Refused(Status),
 }
 
 /// One hostcall, as a row of the table.
@@ -61,6 +66,10 @@ pub struct Hostcall {
     pub support: Support,
     /// May be called while the guest's allocator or its start function runs.
     pub anywhere: bool,
+    /// What it may answer a filter that does nothing wrong. First the usual one: [`Status::Ok`], unless it is refused.
+    pub answers: &'static [Status],
+    /// What else it may answer one that does: with wrong arguments, or from where the call makes no sense.
+    pub misused: &'static [Status],
 }
 
 const ALL: &[AbiVersion] = AbiVersion::ALL;
@@ -80,7 +89,7 @@ macro_rules! param_type {
 /// What the table says of a handler.
 macro_rules! support {
     (refused $status:ident) => {
-        Support::Refused(crate::abi::Status::$status)
+        Support::Refused(Status::$status)
     };
     ($family:ident $function:ident) => {
         Support::Full
@@ -93,7 +102,8 @@ macro_rules! support {
 macro_rules! hostcalls {
     ($(
         $(#[doc = $doc:literal])+
-        fn $name:ident ( $($arg:ident : $ty:ident),* $(,)? ) in $versions:ident $(, $anywhere:ident)? => $($handler:tt)::+ $(($status:ident))? $(, without $missing:literal)? ;
+        fn $name:ident ( $($arg:ident : $ty:ident),* $(,)? ) in $versions:ident $(, $anywhere:ident)? => $($handler:tt)::+ $(($status:ident))?
+            $(, without $missing:literal)? $(, or $($or:ident)+)? $(, misused $($misused:ident)+)? ;
     )+) => {
         /// Every hostcall, in the order of the specification.
         pub const HOSTCALLS: &[Hostcall] = &[$(
@@ -104,6 +114,8 @@ macro_rules! hostcalls {
                 versions: $versions,
                 support: support!($($handler)+ $($status)? $($missing)?),
                 anywhere: false $(|| hostcalls!(@anywhere $anywhere))?,
+                answers: &[hostcalls!(@usual $($status)?) $(, $(Status::$or),+)?],
+                misused: &[$($(Status::$misused),+)?],
             },
         )+];
 
@@ -123,9 +135,11 @@ macro_rules! hostcalls {
         }
     };
     (@anywhere anywhere) => { true };
+    (@usual) => { Status::Ok };
+    (@usual $status:ident) => { Status::$status };
     (@call $guest:ident ($($arg:ident),*) refused ($status:ident)) => {{
         let _ = (&mut $guest, $($arg),*);
-        Ok(crate::abi::Status::$status as i32)
+        Ok(Status::$status as i32)
     }};
     (@call $guest:ident ($($arg:ident),*) $family:ident :: $function:ident) => {
         complete($family::$function(&mut $guest $(, $arg)*))
@@ -134,60 +148,60 @@ macro_rules! hostcalls {
 
 hostcalls! {
     /// Ends a plugin context whose `proxy_on_done` answered false.
-    fn proxy_done() in ALL => context::done;
+    fn proxy_done() in ALL => context::done, misused NotFound;
     /// Makes another context the one that calls act on.
-    fn proxy_set_effective_context(context_id: i32) in ALL => context::set_effective_context;
+    fn proxy_set_effective_context(context_id: i32) in ALL => context::set_effective_context, or BadArgument;
 
     /// Writes a line to the log.
-    fn proxy_log(level: i32, message_data: i32, message_size: i32) in ALL, anywhere => logging::log;
+    fn proxy_log(level: i32, message_data: i32, message_size: i32) in ALL, anywhere => logging::log, misused BadArgument;
     /// The level below which lines are dropped.
-    fn proxy_get_log_level(return_level: i32) in SINCE_0_2_1, anywhere => logging::get_log_level;
+    fn proxy_get_log_level(return_level: i32) in SINCE_0_2_1, anywhere => logging::get_log_level, misused BadArgument;
     /// Nanoseconds since 1970.
-    fn proxy_get_current_time_nanoseconds(return_time: i32) in ALL, anywhere => logging::get_current_time_nanoseconds;
+    fn proxy_get_current_time_nanoseconds(return_time: i32) in ALL, anywhere => logging::get_current_time_nanoseconds, misused BadArgument;
     /// Sets the period of `proxy_on_tick` of this plugin context; zero ends it.
-    fn proxy_set_tick_period_milliseconds(period: i32) in ALL => context::set_tick_period_milliseconds;
+    fn proxy_set_tick_period_milliseconds(period: i32) in ALL => context::set_tick_period_milliseconds, misused BadArgument;
 
     /// The configuration of the plugin, or of the VM during `proxy_on_vm_start`.
-    fn proxy_get_configuration(return_data: i32, return_size: i32) in V0_1_0 => buffers::get_configuration;
+    fn proxy_get_configuration(return_data: i32, return_size: i32) in V0_1_0 => buffers::get_configuration, misused NotFound BadArgument;
     /// Inserts into, appends to or replaces (parts of) a buffer.
-    fn proxy_set_buffer_bytes(buffer_id: i32, offset: i32, size: i32, data: i32, data_size: i32) in ALL => buffers::set_buffer_bytes;
+    fn proxy_set_buffer_bytes(buffer_id: i32, offset: i32, size: i32, data: i32, data_size: i32) in ALL => buffers::set_buffer_bytes, misused NotFound BadArgument;
     /// Reads (part of) a buffer.
-    fn proxy_get_buffer_bytes(buffer_id: i32, offset: i32, max_size: i32, return_data: i32, return_size: i32) in ALL => buffers::get_buffer_bytes;
+    fn proxy_get_buffer_bytes(buffer_id: i32, offset: i32, max_size: i32, return_data: i32, return_size: i32) in ALL => buffers::get_buffer_bytes, or NotFound, misused BadArgument;
     /// The size of a buffer.
-    fn proxy_get_buffer_status(buffer_id: i32, return_size: i32, return_flags: i32) in ALL => buffers::get_buffer_status;
+    fn proxy_get_buffer_status(buffer_id: i32, return_size: i32, return_flags: i32) in ALL => buffers::get_buffer_status, or NotFound, misused BadArgument;
 
     /// The bytes that a map takes when encoded.
-    fn proxy_get_header_map_size(map_id: i32, return_size: i32) in ALL => headers::get_header_map_size;
+    fn proxy_get_header_map_size(map_id: i32, return_size: i32) in ALL => headers::get_header_map_size, misused BadArgument;
     /// All fields of a map, pseudo-headers first.
-    fn proxy_get_header_map_pairs(map_id: i32, return_data: i32, return_size: i32) in ALL => headers::get_header_map_pairs;
+    fn proxy_get_header_map_pairs(map_id: i32, return_data: i32, return_size: i32) in ALL => headers::get_header_map_pairs, misused BadArgument;
     /// Makes these the only fields of a map.
-    fn proxy_set_header_map_pairs(map_id: i32, data: i32, size: i32) in ALL => headers::set_header_map_pairs;
+    fn proxy_set_header_map_pairs(map_id: i32, data: i32, size: i32) in ALL => headers::set_header_map_pairs, misused BadArgument SerializationFailure;
     /// The first value of a field.
-    fn proxy_get_header_map_value(map_id: i32, key_data: i32, key_size: i32, return_data: i32, return_size: i32) in ALL => headers::get_header_map_value;
+    fn proxy_get_header_map_value(map_id: i32, key_data: i32, key_size: i32, return_data: i32, return_size: i32) in ALL => headers::get_header_map_value, or NotFound, misused BadArgument;
     /// Adds a field, also beside others of its name.
-    fn proxy_add_header_map_value(map_id: i32, key_data: i32, key_size: i32, value_data: i32, value_size: i32) in ALL => headers::add_header_map_value;
+    fn proxy_add_header_map_value(map_id: i32, key_data: i32, key_size: i32, value_data: i32, value_size: i32) in ALL => headers::add_header_map_value, misused BadArgument;
     /// Makes this the only value of a field.
-    fn proxy_replace_header_map_value(map_id: i32, key_data: i32, key_size: i32, value_data: i32, value_size: i32) in ALL => headers::replace_header_map_value;
+    fn proxy_replace_header_map_value(map_id: i32, key_data: i32, key_size: i32, value_data: i32, value_size: i32) in ALL => headers::replace_header_map_value, misused BadArgument;
     /// Removes every field of a name.
-    fn proxy_remove_header_map_value(map_id: i32, key_data: i32, key_size: i32) in ALL => headers::remove_header_map_value;
+    fn proxy_remove_header_map_value(map_id: i32, key_data: i32, key_size: i32) in ALL => headers::remove_header_map_value, misused BadArgument;
 
     /// Resumes a paused stream.
-    fn proxy_continue_stream(stream_type: i32) in SINCE_0_2_0 => streams::continue_stream;
+    fn proxy_continue_stream(stream_type: i32) in SINCE_0_2_0 => streams::continue_stream, misused NotFound BadArgument;
     /// Ends a stream.
-    fn proxy_close_stream(stream_type: i32) in SINCE_0_2_0 => streams::close_stream;
+    fn proxy_close_stream(stream_type: i32) in SINCE_0_2_0 => streams::close_stream, misused NotFound BadArgument;
     /// Resumes a paused request.
-    fn proxy_continue_request() in V0_1_0 => streams::continue_request;
+    fn proxy_continue_request() in V0_1_0 => streams::continue_request, misused NotFound;
     /// Resumes a paused response.
-    fn proxy_continue_response() in V0_1_0 => streams::continue_response;
+    fn proxy_continue_response() in V0_1_0 => streams::continue_response, misused NotFound;
     /// Has routes computed anew: nothing to do here, since a rule's chain runs before the remap settles.
     fn proxy_clear_route_cache() in V0_1_0 => streams::clear_route_cache;
     /// The status of the HTTP or gRPC call whose callback runs.
-    fn proxy_get_status(return_code: i32, return_message_data: i32, return_message_size: i32) in ALL => streams::get_status, without "HTTP and gRPC calls: there is no status but zero";
+    fn proxy_get_status(return_code: i32, return_message_data: i32, return_message_size: i32) in ALL => streams::get_status, without "HTTP and gRPC calls: there is no status but zero", misused BadArgument;
     /// Answers the request here and now.
     fn proxy_send_local_response(
         status_code: i32, details_data: i32, details_size: i32, body_data: i32, body_size: i32,
         headers_data: i32, headers_size: i32, grpc_status: i32
-    ) in ALL => local_response::send_local_response;
+    ) in ALL => local_response::send_local_response, misused NotFound BadArgument SerializationFailure;
 
     /// Sends an HTTP request to a cluster.
     fn proxy_http_call(
@@ -212,35 +226,35 @@ hostcalls! {
     fn proxy_grpc_close(call_id: i32) in ALL => refused(NotFound);
 
     /// Writes a key of the shared data of this VM id, if its version is the given one.
-    fn proxy_set_shared_data(key_data: i32, key_size: i32, value_data: i32, value_size: i32, cas: i32) in ALL => shared::set_shared_data;
+    fn proxy_set_shared_data(key_data: i32, key_size: i32, value_data: i32, value_size: i32, cas: i32) in ALL => shared::set_shared_data, or CasMismatch, misused BadArgument;
     /// Reads a key of the shared data of this VM id, with its version.
-    fn proxy_get_shared_data(key_data: i32, key_size: i32, return_value_data: i32, return_value_size: i32, return_cas: i32) in ALL => shared::get_shared_data;
+    fn proxy_get_shared_data(key_data: i32, key_size: i32, return_value_data: i32, return_value_size: i32, return_cas: i32) in ALL => shared::get_shared_data, or NotFound, misused BadArgument;
     /// Creates a queue, or makes this plugin context the consumer of one that is there.
-    fn proxy_register_shared_queue(name_data: i32, name_size: i32, return_queue_id: i32) in ALL => shared::register_shared_queue;
+    fn proxy_register_shared_queue(name_data: i32, name_size: i32, return_queue_id: i32) in ALL => shared::register_shared_queue, misused BadArgument;
     /// The id of a queue of another VM id.
-    fn proxy_resolve_shared_queue(vm_id_data: i32, vm_id_size: i32, name_data: i32, name_size: i32, return_queue_id: i32) in ALL => shared::resolve_shared_queue;
+    fn proxy_resolve_shared_queue(vm_id_data: i32, vm_id_size: i32, name_data: i32, name_size: i32, return_queue_id: i32) in ALL => shared::resolve_shared_queue, or NotFound, misused BadArgument;
     /// Puts an item into a queue.
-    fn proxy_enqueue_shared_queue(queue_id: i32, value_data: i32, value_size: i32) in ALL => shared::enqueue_shared_queue;
+    fn proxy_enqueue_shared_queue(queue_id: i32, value_data: i32, value_size: i32) in ALL => shared::enqueue_shared_queue, or NotFound, misused BadArgument;
     /// Takes the oldest item out of a queue.
-    fn proxy_dequeue_shared_queue(queue_id: i32, return_data: i32, return_size: i32) in ALL => shared::dequeue_shared_queue;
+    fn proxy_dequeue_shared_queue(queue_id: i32, return_data: i32, return_size: i32) in ALL => shared::dequeue_shared_queue, or Empty NotFound, misused BadArgument;
 
     /// Creates a metric, or finds the one of this name.
-    fn proxy_define_metric(metric_type: i32, name_data: i32, name_size: i32, return_metric_id: i32) in ALL => metrics::define_metric;
+    fn proxy_define_metric(metric_type: i32, name_data: i32, name_size: i32, return_metric_id: i32) in ALL => metrics::define_metric, misused BadArgument;
     /// Sets a gauge, adds to a counter, records in a histogram.
-    fn proxy_record_metric(metric_id: i32, value: i64) in ALL => metrics::record_metric;
+    fn proxy_record_metric(metric_id: i32, value: i64) in ALL => metrics::record_metric, or NotFound;
     /// Adds to a counter or gauge.
-    fn proxy_increment_metric(metric_id: i32, offset: i64) in ALL => metrics::increment_metric;
+    fn proxy_increment_metric(metric_id: i32, offset: i64) in ALL => metrics::increment_metric, or NotFound BadArgument;
     /// Reads a counter or gauge.
-    fn proxy_get_metric(metric_id: i32, return_value: i32) in ALL => metrics::get_metric;
+    fn proxy_get_metric(metric_id: i32, return_value: i32) in ALL => metrics::get_metric, or NotFound BadArgument;
 
     /// Reads a property of the stream, the plugin or the host.
-    fn proxy_get_property(path_data: i32, path_size: i32, return_data: i32, return_size: i32) in ALL => properties::get_property;
+    fn proxy_get_property(path_data: i32, path_size: i32, return_data: i32, return_size: i32) in ALL => properties::get_property, or NotFound, misused BadArgument;
     /// Sets a property of the host's, or keeps a value for later filters of the stream.
-    fn proxy_set_property(path_data: i32, path_size: i32, value_data: i32, value_size: i32) in ALL => properties::set_property;
+    fn proxy_set_property(path_data: i32, path_size: i32, value_data: i32, value_size: i32) in ALL => properties::set_property, misused NotFound BadArgument;
     /// Calls a function that the host offers beyond the ABI.
     fn proxy_call_foreign_function(
         name_data: i32, name_size: i32, arguments_data: i32, arguments_size: i32, return_data: i32, return_size: i32
-    ) in ALL => properties::call_foreign_function;
+    ) in ALL => foreign::call_foreign_function, or NotFound BadArgument SerializationFailure;
 }
 
 /// The calls of 0.1.0 that its text gives no result, though the hosts of its time returned a status. Modules import
@@ -275,7 +289,7 @@ pub(crate) fn link_emscripten(linker: &mut Linker<VmState>) -> wasmtime::Result<
 #[inline]
 fn complete(result: Result<(), Error>) -> wasmtime::Result<i32> {
     match result {
-        Ok(()) => Ok(crate::abi::Status::Ok as i32),
+        Ok(()) => Ok(Status::Ok as i32),
         Err(error) => fail(error),
     }
 }

@@ -1,4 +1,4 @@
-//! Properties and foreign functions.
+//! Properties.
 
 use crate::body::Side;
 use crate::config::Body;
@@ -7,7 +7,7 @@ use crate::memory::{self, Guest};
 use crate::state::VmState;
 
 /// A path with the NUL that some SDKs leave behind it taken off.
-fn trim(path: &[u8]) -> &[u8] {
+pub(super) fn trim(path: &[u8]) -> &[u8] {
     path.strip_suffix(&[0]).unwrap_or(path)
 }
 
@@ -81,27 +81,10 @@ pub(super) fn set_property(
         return decline(state, &value);
     }
     match state.stream_mut()?.set_property(path, value) {
-        Err(Error::NotFound) if state.cell()?.set_property(path, value) => Ok(()),
-        Err(Error::NotFound) => Err(Error::BadArgument("the stream keeps too many properties")),
+        Err(Error::NotFound) => {
+            let read_only = state.root().and_then(|root| root.declared.get(path)).is_some_and(|read_only| *read_only);
+            state.cell()?.set_property(path, value, read_only)
+        }
         result => result,
-    }
-}
-
-pub(super) fn call_foreign_function(
-    guest: &mut Guest<'_>,
-    name: i32,
-    name_size: i32,
-    arguments: i32,
-    arguments_size: i32,
-    _data: i32,
-    _size: i32,
-) -> Result<(), Error> {
-    let (memory, state) = memory::split(guest)?;
-    let name = memory::bytes(memory, name, name_size)?;
-    memory::bytes(memory, arguments, arguments_size)?;
-    match name {
-        // Routes are computed after DoRemap, so whatever a filter changed there is taken into account.
-        b"clear_route_cache" => state.stream_mut().map(|_| ()),
-        _ => Err(Error::NotFound),
     }
 }

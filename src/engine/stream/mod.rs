@@ -102,6 +102,12 @@ impl Stream {
         self.course.headers[side as usize]
     }
 
+    /// Whether a filter holds headers or a body.
+    #[must_use]
+    pub fn is_holding(&self) -> bool {
+        self.course.holds()
+    }
+
     /// Whether a filter failed closed.
     #[must_use]
     pub fn failed(&self) -> bool {

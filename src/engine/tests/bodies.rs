@@ -198,7 +198,7 @@ fn too_much_held_is_413_or_the_policy() {
         let mut flow = Flow::new(&bench, &chain);
         assert_eq!(flow.stream.response_headers(At::Client, false), Verdict::Continue);
         assert_eq!(flow.give(Side::Response, &chunk, false), Verdict::Pause);
-        let verdict = flow.give(Side::Response, &chunk, true);
+        let verdict = flow.give(Side::Response, &chunk, false);
         if passes {
             assert_eq!(verdict, Verdict::Continue);
             assert_eq!(flow.taken(Side::Response).0.len(), 3000);

@@ -63,6 +63,8 @@ pub enum Errno {
     Notsup = 58,
     /// Not something with positions.
     Spipe = 70,
+    /// Not among what this VM may use.
+    Notcapable = 76,
 }
 
 /// All that [`crate::memory`] can object to.

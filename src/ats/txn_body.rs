@@ -1,0 +1,120 @@
+//! A transaction's bodies, without a transform: those that ATS buffered, and those that we make.
+
+use std::ffi::c_int;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+
+use ats_sys::{
+    TS_EVENT_HTTP_SEND_RESPONSE_HDR, TS_SUCCESS, TSHttpTxnPostBufferReaderGet, TSHttpTxnServerFdGet,
+    TSHttpTxnServerRequestBodySet, TSHttpTxnShutDown, TSIOBufferReaderFree, tsapi_bufferreader,
+};
+
+use crate::alloc::TsBuf;
+use crate::error::{Result, check};
+use crate::event::Event;
+use crate::hook::Hook;
+use crate::iobuf::{Reader, to_i64};
+use crate::txn::Txn;
+
+impl<'t> Txn<'t> {
+    /// Has the next re-enabling with an error ([`crate::hook::Hook::error`]) end the transaction without any answer:
+    /// the client's connection is closed (`TSHttpTxnShutDown`).
+    ///
+    /// # Errors
+    /// ATS refused.
+    pub fn shut_down(self) -> Result<()> {
+        // The event only says that this is not TXN_CLOSE, where it is too late.
+        let event = TS_EVENT_HTTP_SEND_RESPONSE_HDR;
+        // SAFETY: a live transaction on its thread.
+        check(unsafe { TSHttpTxnShutDown(self.as_raw(), event) }, "TSHttpTxnShutDown")
+    }
+
+    /// Sends this body to the origin, with its length, and not the client's, which is not read
+    /// (`TSHttpTxnServerRequestBodySet`); `None` takes back one that was set. At SEND_REQUEST_HDR or before. ATS frees
+    /// it.
+    ///
+    /// It is kept where [`Self::error_body_set`] keeps its body, too: either takes the other's place.
+    pub fn server_request_body_set(self, body: Option<TsBuf>) {
+        let (body, len) = body.map_or((std::ptr::null_mut(), 0), TsBuf::into_raw);
+        // SAFETY: a live transaction on its thread, which takes over the block; it is from its allocator.
+        unsafe { TSHttpTxnServerRequestBodySet(self.as_raw(), body, to_i64(len)) };
+    }
+
+    /// The client's body as ATS has buffered it (`TSHttpTxnPostBufferReaderGet`). A chunked one comes with its framing.
+    ///
+    /// # Safety
+    /// This must be the transaction's `HTTP_REQUEST_BUFFER_READ_COMPLETE` hook: without such a buffer ATS dereferences
+    /// a null pointer. (At most four of these may be alive at once, or ATS aborts.)
+    #[must_use]
+    pub unsafe fn post_buffer_reader(self) -> Option<PostBuffer<'t>> {
+        // SAFETY: a live transaction on its thread, which has such a buffer. What it answers is for us to free.
+        let reader = NonNull::new(unsafe { TSHttpTxnPostBufferReaderGet(self.as_raw()) })?;
+        Some(PostBuffer { reader, _txn: PhantomData })
+    }
+
+    /// The socket of the connection to the origin, while there is one (`TSHttpTxnServerFdGet`). Only to look at.
+    #[must_use]
+    pub fn server_fd(self) -> Option<c_int> {
+        let mut fd: c_int = -1;
+        // SAFETY: a live transaction on its thread; the result is ours to write to.
+        let code = unsafe { TSHttpTxnServerFdGet(self.as_raw(), &raw mut fd) };
+        (code == TS_SUCCESS && fd >= 0).then_some(fd)
+    }
+}
+
+impl Txn<'_> {
+    /// Ends the connection to the origin, if there is one (`shutdown(2)` on [`Self::server_fd`]): ATS finds it closed
+    /// by the origin and goes on to answer with an error.
+    pub fn server_shut_down(self) {
+        if let Some(fd) = self.server_fd() {
+            // SAFETY: a system call on a socket that the transaction keeps open; ATS closes it itself.
+            unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
+        }
+    }
+}
+
+impl Hook {
+    /// The client's body as ATS has buffered it; `None` at any other hook than REQUEST_BUFFER_READ_COMPLETE.
+    #[must_use]
+    pub fn post_buffer(&self) -> Option<PostBuffer<'_>> {
+        if self.event() != Some(Event::HTTP_REQUEST_BUFFER_READ_COMPLETE) {
+            return None;
+        }
+        // SAFETY: this is that hook: the event is the one that ATS called it with.
+        unsafe { self.txn().post_buffer_reader() }
+    }
+}
+
+/// A reader of the client's body that ATS has buffered, freed when dropped (`TSIOBufferReaderFree`).
+pub struct PostBuffer<'t> {
+    reader: NonNull<tsapi_bufferreader>,
+    _txn: PhantomData<Txn<'t>>,
+}
+
+impl PostBuffer<'_> {
+    /// The body.
+    #[must_use]
+    pub fn reader(&self) -> Reader<'_> {
+        // SAFETY: ours, and the buffer is the transaction's, which lives; nothing is ever consumed.
+        let reader = unsafe { Reader::from_raw(self.reader.as_ptr()) };
+        reader.expect("not null")
+    }
+}
+
+impl fmt::Debug for PostBuffer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PostBuffer").field(&self.reader()).finish()
+    }
+}
+
+impl Drop for PostBuffer<'_> {
+    fn drop(&mut self) {
+        // SAFETY: ours, freed once, while its buffer lives; a view of a transaction stays on its thread.
+        unsafe { TSIOBufferReaderFree(self.reader.as_ptr()) };
+    }
+}
+
+#[cfg(test)]
+#[path = "txn_body_test.rs"]
+mod tests;

@@ -1,0 +1,195 @@
+//! What a filter may call and be called for: Envoy's `allowed_capabilities`, names of imports and callbacks.
+//!
+//! A restricted import is linked to a stub that refuses, so what is allowed costs nothing more; a restricted callback
+//! is as good as not exported. What every module needs is never restricted: its memory, its allocator, its start.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use wasmtime::{ExternType, Linker, Module, Val};
+
+use crate::abi::Status;
+use crate::hostcalls::HOSTCALLS;
+use crate::inspect::{CALLBACKS, TOOLCHAIN};
+use crate::memory::Guest;
+use crate::state::VmState;
+use crate::wasi::{Errno, WASI};
+
+/// What no list can take away. Naming it does no harm, since lists that were written for Envoy may.
+const ALWAYS: &[&str] = &["_initialize", "_start", "main", "__main_void", "malloc", "proxy_on_memory_allocate"];
+
+/// The names that a filter's list allows. Cheap to clone; equal lists are equal, whatever their order.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Capabilities(Arc<BTreeSet<&'static str>>);
+
+impl fmt::Debug for Capabilities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Every name that a list may have: hostcalls, callbacks, WASI's functions.
+fn known() -> impl Iterator<Item = &'static str> {
+    let hostcalls = HOSTCALLS.iter().map(|call| call.name);
+    let callbacks = CALLBACKS.iter().map(|row| row.name);
+    hostcalls.chain(callbacks).chain(WASI.iter().map(|function| function.name)).chain(ALWAYS.iter().copied())
+}
+
+impl Capabilities {
+    /// The list of these names.
+    ///
+    /// # Errors
+    /// The first name that neither the ABI nor WASI has, and the one that was probably meant.
+    pub fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
+        names.into_iter().map(resolve).collect::<Result<_, _>>().map(|names| Capabilities(Arc::new(names)))
+    }
+
+    /// Whether the import or export of this name is allowed.
+    #[must_use]
+    pub fn allows(&self, name: &str) -> bool {
+        self.0.contains(name) || ALWAYS.contains(&name) || TOOLCHAIN.contains(&name)
+    }
+
+    /// The names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.0.iter().copied()
+    }
+
+    /// Puts refusals in the place of what `module` imports and may not call.
+    pub(crate) fn restrict(&self, linker: &mut Linker<VmState>, module: &Module) -> wasmtime::Result<()> {
+        linker.allow_shadowing(true);
+        for import in module.imports().filter(|import| !self.allows(import.name())) {
+            let ExternType::Func(ty) = import.ty() else { continue };
+            // Anything that is not known here is nobody's to restrict: the linker says what it thinks of it.
+            let Ok(name) = resolve(import.name()) else { continue };
+            let (answer, number) = match import.module() {
+                "env" => ("InternalFailure", Status::InternalFailure as i32),
+                _ => ("ENOTCAPABLE", Errno::Notcapable as i32),
+            };
+            // `proc_exit`, and calls that 0.1.0 imports without a result, have none to write: they return.
+            linker.func_new(import.module(), import.name(), ty, move |mut guest: Guest<'_>, _, results| {
+                guest.data_mut().deny(name, answer);
+                results.fill(Val::I32(number));
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl VmState {
+    /// Tells the log, once, of a call that `allowed_capabilities` does not allow.
+    #[cold]
+    fn deny(&mut self, name: &'static str, answer: &str) {
+        if self.denied.contains(&name) {
+            return;
+        }
+        self.denied.push(name);
+        let filter = self.root().map_or("-", |root| root.plugin.name.as_str());
+        log::error!(
+            target: "wasm_remap",
+            "filter '{filter}': {name} is not among its allowed_capabilities: answered {answer}, now and from now on"
+        );
+    }
+}
+
+/// A name as the tables have it.
+fn resolve(name: &str) -> Result<&'static str, String> {
+    known().find(|known| *known == name).ok_or_else(|| {
+        let near = known().map(|known| (distance(name, known), known)).min();
+        let hint = near.map_or_else(String::new, |(_, near)| format!("; the nearest name is '{near}'"));
+        format!("'{name}' is no hostcall, callback or function of WASI{hint} (wasm-remap hostcalls lists them)")
+    })
+}
+
+/// How many letters two names differ by (Levenshtein).
+fn distance(left: &str, right: &str) -> usize {
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (i, a) in left.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, b) in right.bytes().enumerate() {
+            let substituted = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[right.len()]
+}
+
+/// A list of names, or Envoy's mapping of names to configurations, of which there are only empty ones.
+impl<'de> Deserialize<'de> for Capabilities {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        /// Envoy's `SanitizationConfig`, which has no fields.
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Sanitization {}
+
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = Capabilities;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of names ([] allows nothing; without the key everything is allowed)")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Capabilities, A::Error> {
+                let mut names = BTreeSet::new();
+                while let Some(name) = list.next_element::<String>()? {
+                    names.insert(resolve(&name).map_err(de::Error::custom)?);
+                }
+                Ok(Capabilities(Arc::new(names)))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Capabilities, A::Error> {
+                let mut names = BTreeSet::new();
+                while let Some((name, _)) = map.next_entry::<String, Option<Sanitization>>()? {
+                    names.insert(resolve(&name).map_err(de::Error::custom)?);
+                }
+                Ok(Capabilities(Arc::new(names)))
+            }
+        }
+        deserializer.deserialize_any(Names)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_of_the_tables_is_one() {
+        let all = Capabilities::new(known()).unwrap();
+        assert!(known().all(|name| all.allows(name)));
+        let none = Capabilities::new([]).unwrap();
+        assert!(ALWAYS.iter().all(|name| none.allows(name)));
+        for name in ["proxy_log", "fd_write", "proxy_on_log", "proxy_on_context_create", "proc_exit"] {
+            assert!(!none.allows(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_was_probably_meant_is_named() {
+        for (written, meant) in [
+            ("proxy_logs", "proxy_log"),
+            ("env.proxy_log", "proxy_log"),
+            ("proxy_on_http_request_headers", "proxy_on_request_headers"),
+            ("fd_wirte", "fd_write"),
+        ] {
+            let message = Capabilities::new([written]).unwrap_err();
+            assert!(message.contains(&format!("the nearest name is '{meant}'")), "{message}");
+        }
+        assert_eq!((distance("", "abc"), distance("abc", ""), distance("kitten", "sitting")), (3, 3, 3));
+    }
+
+    #[test]
+    fn order_and_repetition_do_not_matter() {
+        let left = Capabilities::new(["proxy_log", "proxy_done"]).unwrap();
+        let right = Capabilities::new(["proxy_done", "proxy_log", "proxy_done"]).unwrap();
+        assert_eq!(left, right);
+        assert_eq!(format!("{left:?}"), format!("{right:?}"), "VM keys hash this");
+        assert_eq!(left.names().collect::<Vec<_>>(), ["proxy_done", "proxy_log"]);
+    }
+}

@@ -1,0 +1,178 @@
+//! Requests' bodies: whether there is one, how it comes to the chain, and how it goes to the origin.
+//!
+//! Either as it comes, through a transform ([`crate::transforms`]), or whole (`request_body: buffer`): then ATS reads
+//! it before it looks for the origin, and if filters changed it, or it came in chunks, sends what we give it instead.
+//! In both cases the origin gets one framing, and it is right: what the client's said is taken off.
+
+use ats::alloc::TsBuf;
+use ats::hook::Hook;
+use ats::http::Request;
+use ats::iobuf::IoBuffer;
+use ats::messages::Messages;
+use ats::txn::{ConfigKey, Txn};
+use ats::txn_hooks::Attached;
+use engine::{BodyBuffer, LocalResponse, Side};
+
+use crate::body::IoBody;
+use crate::chunked::Decoder;
+use crate::state::{Outgoing, State, Transaction};
+use crate::transforms;
+
+/// Whether the head of a request says that there is a body: then it does not end the stream.
+pub(crate) fn is_announced(request: &Request<'_>) -> bool {
+    request.get_first(b"Content-Length").is_some_and(|length| length != b"0")
+        || request.get_first(b"Transfer-Encoding").is_some()
+}
+
+/// Whether a body may come that the head says nothing of, as HTTP/2 allows.
+pub(crate) fn may_come_unannounced(txn: Txn<'_>, messages: &mut Messages<'_>) -> bool {
+    if !txn.client_protocol_contains(c"h2") {
+        return false;
+    }
+    messages.client_req_get().is_some_and(|request| {
+        request.get_first(b"Content-Length").is_none()
+            && !matches!(request.method(), b"GET" | b"HEAD" | b"OPTIONS" | b"DELETE" | b"TRACE" | b"CONNECT")
+    })
+}
+
+/// The framing that a body comes in.
+fn is_chunked(request: &Request<'_>) -> bool {
+    request.get_first(b"Transfer-Encoding").is_some()
+}
+
+fn length(request: &Request<'_>) -> Option<u64> {
+    std::str::from_utf8(request.get_first(b"Content-Length")?).ok()?.trim().parse().ok()
+}
+
+/// Sees to it that the body comes to the chain. May answer instead, for one that is larger than it may be.
+pub(crate) fn prepare(this: &Attached<Transaction>, state: &mut State, messages: &mut Messages<'_>) {
+    let txn = messages.txn();
+    let Some(mut request) = messages.client_req_get() else { return };
+    // ATS waits for the origin's "100 Continue" before it reads the body, and the origin is asked when we have it.
+    // A client that was told nothing sends it all the same, if late.
+    let _ = request.remove(b"Expect");
+    let unannounced = request.get_first(b"Content-Length").is_none() && !is_chunked(&request);
+    if unannounced && request.append(b"Transfer-Encoding", b"chunked").is_err() {
+        return;
+    }
+    if state.needs.buffers_request {
+        let limit = state.needs.request_limit as u64;
+        if length(&request).is_some_and(|length| length > limit) {
+            log::warn!("a request of more than {} KiB (limits.body_kib) is answered 413", limit >> 10);
+            state.reply = Some(too_large());
+            return;
+        }
+        if let Err(error) = txn.config_int_set(ConfigKey::HTTP_REQUEST_BUFFER_ENABLED, 1) {
+            log::error!("a request's body cannot be buffered, and is answered 503: {error}");
+            state.reply = Some(Box::new(LocalResponse::text(503, "Service Unavailable\n")));
+        }
+        return;
+    }
+    let decoder = is_chunked(&request).then(Decoder::new);
+    transforms::add(txn, this, state, Side::Request, decoder);
+}
+
+fn too_large() -> Box<LocalResponse> {
+    Box::new(LocalResponse::text(413, "Content Too Large\n"))
+}
+
+/// REQUEST_BUFFER_READ_COMPLETE: shows the whole body to the chain.
+pub(crate) fn show_buffered(state: &mut State, hook: &mut Hook) {
+    let chunked = hook.messages().client_req_get().is_some_and(|request| is_chunked(&request));
+    match whole(hook, chunked, state.needs.request_limit) {
+        Ok(body) => {
+            let body = (!body.is_empty()).then(|| Box::new(IoBody(body)) as Box<dyn BodyBuffer>);
+            let verdict = state.stream.body(Side::Request, body, true);
+            state.accept(verdict);
+            // A chunked body goes on with a length: its framing, and what a client hid in it, ends here.
+            if chunked {
+                state.outgoing = Outgoing::Sized;
+            }
+        }
+        Err(answer) => state.reply = Some(answer),
+    }
+}
+
+/// The body that ATS has buffered, without its framing.
+fn whole(hook: &Hook, chunked: bool, limit: usize) -> Result<IoBuffer, Box<LocalResponse>> {
+    let failed = |_| Box::new(LocalResponse::text(503, "Service Unavailable\n"));
+    let mut body = IoBuffer::new().map_err(failed)?;
+    let Some(buffered) = hook.post_buffer() else { return Ok(body) };
+    let reader = buffered.reader();
+    if chunked {
+        let mut decoder = Decoder::new();
+        let mut parts = Vec::new();
+        let (mut read, mut result) = (0, Ok(()));
+        reader.read(0, usize::MAX, &mut |piece| {
+            if result.is_ok() {
+                match decoder.decode(piece, &mut |part| parts.push((read + part.start, part.len()))) {
+                    Ok(used) => read += used,
+                    Err(error) => result = Err(error),
+                }
+            }
+        });
+        if let Err(error) = result {
+            log::warn!("a request is refused, for its chunked body is wrong: {error}");
+            return Err(Box::new(LocalResponse::text(400, "Bad Request\n")));
+        }
+        if !decoder.is_done() {
+            return Err(Box::new(LocalResponse::text(400, "Bad Request\n")));
+        }
+        for (start, len) in parts {
+            body.copy_from(&reader, start, len);
+        }
+    } else {
+        body.copy_from(&reader, 0, usize::MAX);
+    }
+    if body.len() > limit {
+        log::warn!("a request of more than {} KiB (limits.body_kib) is answered 413", limit >> 10);
+        return Err(too_large());
+    }
+    Ok(body)
+}
+
+/// What the chain let pass of a buffered body is what the origin gets. False while the chain holds it.
+pub(crate) fn pass_buffered(state: &mut State, messages: &mut Messages<'_>) -> bool {
+    if state.stream.holds_headers(Side::Request).is_some() {
+        return false;
+    }
+    let passed = state.stream.take_body(Side::Request);
+    if !passed.end {
+        return false;
+    }
+    if state.outgoing == Outgoing::Untouched && !state.stream.changed_body(Side::Request) {
+        return true;
+    }
+    state.outgoing = Outgoing::Sized;
+    let len = passed.bytes.as_ref().map_or(0, |bytes| bytes.len());
+    let body = TsBuf::gather(len, |write| {
+        if let Some(bytes) = &passed.bytes {
+            bytes.read(0, len, write);
+        }
+    });
+    messages.txn().server_request_body_set(Some(body));
+    true
+}
+
+/// SEND_REQUEST_HDR: one framing, and the right one.
+pub(crate) fn frame(outgoing: Outgoing, messages: &mut Messages<'_>) {
+    let wrong: &[u8] = match outgoing {
+        Outgoing::Untouched => return,
+        // ATS states the length.
+        Outgoing::Sized => b"Transfer-Encoding",
+        Outgoing::Chunked => b"Content-Length",
+    };
+    let Some(mut request) = messages.server_req_get() else { return };
+    let mut result = request.remove(wrong).map(drop);
+    if outgoing == Outgoing::Chunked {
+        result = result.and_then(|()| request.set(b"Transfer-Encoding", b"chunked"));
+    }
+    if let Err(error) = result {
+        log::error!("a request's framing cannot be written: {error}");
+    }
+}
+
+/// READ_RESPONSE_HDR: ATS is to forget a body that was sent to the origin.
+pub(crate) fn forget(txn: Txn<'_>) {
+    txn.error_body_set(None, None);
+}

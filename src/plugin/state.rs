@@ -1,0 +1,159 @@
+//! What belongs to one transaction that matched a rule, shared by its hooks, its transforms and its timer.
+//!
+//! **Invariant.** Whoever borrows the state lets go of it before telling ATS anything that may run the state machine:
+//! re-enabling, or telling a transform's upstream. What is run comes back here.
+
+use std::cell::RefCell;
+use std::time::Instant;
+
+use ats::hook::Reenable;
+use ats::txn::Txn;
+use ats::txn_hooks::Attached;
+use engine::{LocalResponse, Needs, Side, Stream, Verdict};
+
+use crate::reply;
+use crate::wait::{Wait, Wake};
+
+/// A transaction, as its hooks have it.
+pub(crate) struct Transaction {
+    /// Of one thread, like everything of a transaction.
+    pub(crate) state: RefCell<State>,
+}
+
+/// Where a hook holds, or last held, the transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Up to POST_REMAP.
+    Request,
+    /// With the request's body in hand, before the origin is contacted.
+    RequestBody,
+    /// READ_RESPONSE_HDR, for filters on the origin's side of the cache.
+    Origin,
+    /// SEND_RESPONSE_HDR.
+    Response,
+}
+
+/// How the request's body goes to the origin, where we have a hand in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Outgoing {
+    /// As ATS would send it.
+    #[default]
+    Untouched,
+    /// With its length, which ATS states.
+    Sized,
+    /// In chunks.
+    Chunked,
+}
+
+pub(crate) struct State {
+    pub(crate) stream: Stream,
+    pub(crate) needs: Needs,
+    pub(crate) stage: Stage,
+    /// The client asked with HEAD: no response has a body.
+    pub(crate) head: bool,
+    /// The request has a body, or may have.
+    pub(crate) has_body: bool,
+    /// A filter's answer, or a failure's, on its way to SEND_RESPONSE_HDR.
+    pub(crate) reply: Option<Box<LocalResponse>>,
+    /// The transaction ends without any answer.
+    pub(crate) closing: bool,
+    /// The reply has been written; the response callbacks see it.
+    pub(crate) replied: bool,
+    /// The reply's body, before filters have seen it.
+    pub(crate) reply_body: Option<Vec<u8>>,
+    /// The filters on the client's side have been shown the response's head.
+    pub(crate) shown: bool,
+    /// How the request's body is sent.
+    pub(crate) outgoing: Outgoing,
+    /// The duty to re-enable, while the transaction waits.
+    pub(crate) held: Option<Reenable>,
+    pub(crate) wait: Wait,
+    /// By side: wakes the transform.
+    pub(crate) transforms: [Option<Box<dyn Fn()>>; 2],
+    pub(crate) over: bool,
+}
+
+impl State {
+    pub(crate) fn new(stream: Stream, needs: Needs, head: bool, has_body: bool, wake: Wake) -> Self {
+        State {
+            stream,
+            needs,
+            stage: Stage::Request,
+            head,
+            has_body,
+            reply: None,
+            closing: false,
+            replied: false,
+            reply_body: None,
+            shown: false,
+            outgoing: Outgoing::Untouched,
+            held: None,
+            wait: Wait::new(wake),
+            transforms: [None, None],
+            over: false,
+        }
+    }
+
+    /// Takes a verdict into account. False if the transaction goes another way now: [`Self::reply`] or
+    /// [`Self::closing`] says which.
+    pub(crate) fn accept(&mut self, verdict: Verdict) -> bool {
+        match verdict {
+            Verdict::Continue | Verdict::Pause => return true,
+            Verdict::Respond(response) => self.reply = Some(response),
+            Verdict::Close => self.closing = true,
+        }
+        false
+    }
+
+    /// Whether a filter, or a failure, has ended the transaction as it was, and ATS does not know yet.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.reply.is_some() || self.closing
+    }
+
+    /// Prepares ATS for an end by an error: the answer that is to come, or none.
+    pub(crate) fn announce(&self, txn: Txn<'_>) {
+        match &self.reply {
+            Some(response) => reply::announce(txn, response),
+            None => reply::refuse(txn),
+        }
+    }
+
+    /// Goes on after a pause, where a filter asked for it or its time is up. False as for [`Self::accept`].
+    pub(crate) fn progress(&mut self) -> bool {
+        let expired = self.stream.deadline().is_some_and(|deadline| deadline <= Instant::now());
+        let verdict = if expired { self.stream.pause_expired() } else { self.stream.resume() };
+        self.accept(verdict)
+    }
+
+    /// Has the transforms look at what there is to do.
+    pub(crate) fn wake_transforms(&self) {
+        self.transforms.iter().flatten().for_each(|wake| wake());
+    }
+
+    /// Has the transform of the other side look at what there is to do.
+    pub(crate) fn wake_others(&self, side: Side) {
+        let others = Side::ALL.into_iter().filter(|other| *other != side);
+        others.for_each(|other| self.transforms[other as usize].iter().for_each(|wake| wake()));
+    }
+
+    /// Whether the response's headers are held.
+    pub(crate) fn holds_response(&self) -> bool {
+        self.stream.holds_headers(Side::Response).is_some()
+    }
+
+    /// TXN_CLOSE: ends the contexts, and cuts the circles by which a transaction and its transforms and timer keep
+    /// each other.
+    pub(crate) fn close(&mut self) {
+        self.over = true;
+        self.stream.finish();
+        self.wait.close();
+        self.transforms = [None, None];
+        self.reply = None;
+    }
+}
+
+/// Sees to it that a transaction that waits is come back to.
+pub(crate) fn watch(this: &Attached<Transaction>, state: &mut State) {
+    let State { stream, wait, .. } = state;
+    wait.watch(stream, this);
+}

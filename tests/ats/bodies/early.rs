@@ -1,0 +1,138 @@
+//! Bodies that end before their end: nobody is to take a part for the whole.
+
+use std::time::Duration;
+
+use wasm_remap_tests::{Ask, Client, Http2, Reply, Request, Sending, wait_until};
+
+use super::{MB, PATIENCE, body, builder, origin};
+
+/// The origin goes away in the middle of a response.
+#[test]
+fn a_response_that_breaks_off_is_not_taken_for_whole() {
+    let origin = origin();
+    origin.route("/cut/*", |request: &Request| {
+        let reply = Reply::new(200).payload(body(300_000)).cacheable(600);
+        let reply = if request.path().contains("chunked") { reply.chunked(10_000) } else { reply };
+        if request.path().contains("reset") { reply.reset_after(150_000) } else { reply.close_after(150_000) }
+    });
+    let server = builder(&origin).start();
+    let mut failures = Vec::new();
+    for http2 in [false, true] {
+        for framing in ["cl", "chunked"] {
+            for how in ["reset", "close"] {
+                for operation in ["pass", "append", "hold", "replace"] {
+                    let what = format!("{framing}, {how}, {operation}, HTTP/2 {http2}");
+                    let mark = server.mark();
+                    let ask = Ask::get("stream.test", &format!("/cut/{framing}/{how}?{operation}"));
+                    let ask = ask.header("x-op", &format!("response:{operation}")).header("x-story", "1");
+                    let whole = if http2 {
+                        Http2::connect(server.tls_port()).exchange(&ask).map(|response| response.status).ok()
+                    } else {
+                        Client::connect(server.port()).exchange(&ask).map(|response| response.status).ok()
+                    };
+                    // A body of which nothing was sent may become an error.
+                    if whole.is_some_and(|status| status < 500) {
+                        failures.push(format!("{what}: a whole response, {whole:?}"));
+                    }
+                    let lines = wait_until(PATIENCE, "the transaction's end", || {
+                        let lines = server.lines_since(mark);
+                        lines.iter().any(|line| line.contains(" info: body: delete")).then_some(lines)
+                    });
+                    if lines.iter().any(|line| line.contains("response_body") && line.contains(" eos")) {
+                        failures.push(format!("{what}: the filter was told that this was the end"));
+                    }
+                }
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    // Nothing of it is in the cache.
+    let before = origin.request_count();
+    let _ = Client::connect(server.port()).exchange(&Ask::get("stream.test", "/cut/cl/reset?pass"));
+    assert!(origin.request_count() > before, "a part was served from the cache");
+    assert_eq!(Client::connect(server.port()).get("stream.test", "/up").text(), "got it");
+}
+
+/// The client goes away in the middle of its request.
+#[test]
+fn a_request_that_breaks_off_is_not_taken_for_whole() {
+    let origin = origin();
+    let server = builder(&origin).start();
+    for host in ["stream.test", "buffer.test"] {
+        for sending in [Sending::Length, Sending::Chunked(10_000)] {
+            for operation in ["pass", "append", "hold", "replace"] {
+                for end in ["reset", "close", "HTTP/2 reset", "HTTP/2 connection"] {
+                    let what = format!("{host}, {sending:?}, {operation}, {end}");
+                    origin.take_requests();
+                    let mark = server.mark();
+                    let ask = Ask::post(host, "/up", body(MB)).sending(sending.clone());
+                    let ask = ask.header("x-op", &format!("request:{operation}")).header("x-story", "1");
+                    let part = 50_000;
+                    if end.starts_with("HTTP/2") {
+                        let mut client = Http2::connect(server.tls_port());
+                        let mut exchange = client.open(&ask).expect("a stream");
+                        client.send(&mut exchange, part).expect("room");
+                        client.wait(Duration::from_millis(20));
+                        if end == "HTTP/2 reset" {
+                            client.reset(exchange, 8);
+                        } else {
+                            drop(exchange);
+                        }
+                        client.abort();
+                    } else {
+                        let mut client = Client::connect(server.port());
+                        client.send(ask.head());
+                        ask.write_body(&mut client.writer(), part).expect("room");
+                        std::thread::sleep(Duration::from_millis(20));
+                        if end == "reset" {
+                            client.abort();
+                        }
+                    }
+                    let lines = wait_until(PATIENCE, &format!("the transaction's end: {what}"), || {
+                        let lines = server.lines_since(mark);
+                        lines.iter().any(|line| line.contains(" info: body: delete")).then_some(lines)
+                    });
+                    let told = lines.iter().any(|line| line.contains("request_body") && line.contains(" eos"));
+                    assert!(!told, "{what}: the filter was told that this was the end");
+                    let whole = origin.take_requests().into_iter().find(|request| request.broken.is_none());
+                    assert!(whole.is_none(), "{what}: {whole:?}");
+                }
+            }
+        }
+    }
+    assert_eq!(Client::connect(server.port()).get("stream.test", "/up").text(), "got it");
+}
+
+/// The client goes away in the middle of a response: the cache may have the rest, a filter need not.
+#[test]
+fn a_client_that_leaves_a_response_leaves_nothing() {
+    let origin = origin();
+    let server = builder(&origin).start();
+    for framing in ["cl", "chunked"] {
+        for operation in ["pass", "append", "hold"] {
+            for http2 in [false, true] {
+                let mark = server.mark();
+                let path = format!("/down/{framing}/30000000?{operation}");
+                let ask = Ask::get("wide.test", &path).header("x-op", &format!("response:{operation}"));
+                let ask = ask.header("x-story", "1");
+                if http2 {
+                    let mut client = Http2::try_connect(server.tls_port(), 65_535).expect("a connection");
+                    let mut exchange = client.open(&ask).expect("a stream");
+                    assert_eq!(client.head(&mut exchange).expect("a head"), 200, "{framing} {operation}");
+                    client.read(&mut exchange, 100_000).expect("some of it");
+                    client.reset(exchange, 8);
+                    client.abort();
+                } else {
+                    let mut client = Client::connect(server.port()).small_window(65_536);
+                    client.send(ask.head());
+                    wait_until(PATIENCE, "the response begins", || (!client.is_open()).then_some(()));
+                    client.abort();
+                }
+                wait_until(PATIENCE, &format!("the transaction's end: {framing} {operation} {http2}"), || {
+                    server.lines_since(mark).iter().any(|line| line.contains(" info: body: delete")).then_some(())
+                });
+            }
+        }
+    }
+    assert_eq!(Client::connect(server.port()).get("stream.test", "/up").text(), "got it");
+}
