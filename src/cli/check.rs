@@ -127,6 +127,10 @@ struct FilterReport {
     callbacks_not_called: Vec<&'static str>,
     /// Imported, and always refused by this version.
     refused_calls: Vec<RefusedCall>,
+    /// What it may call and be called for; null is everything.
+    allowed_capabilities: Option<Vec<&'static str>>,
+    /// Imported, and refused because it is not among these.
+    restricted_calls: Vec<String>,
     /// Filters with equal numbers share their VMs.
     vm: usize,
     /// Filters with equal numbers share their plugin context.
@@ -365,6 +369,7 @@ impl Checked {
             },
             _ => None,
         });
+        let restricted = module.imports().into_iter().filter(|import| !module.allows(&import.name));
         FilterReport {
             name: spec.name.clone(),
             file: spec.source.clone(),
@@ -392,6 +397,8 @@ impl Checked {
             callbacks: called.into_iter().map(|row| row.name).collect(),
             callbacks_not_called: not_called.into_iter().map(|row| row.name).collect(),
             refused_calls: refused.collect(),
+            allowed_capabilities: spec.allowed_capabilities.as_ref().map(|list| list.names().collect()),
+            restricted_calls: restricted.map(|import| import.name).collect(),
             vm,
             plugin_context,
         }
@@ -536,6 +543,10 @@ fn render_rule(out: &mut String, rule: &RuleReport, shared: &[SharedVm]) {
         if not_called + refused > 0 {
             let (exports, imports) = (count(not_called, "export"), count(refused, "import"));
             line(out, 4, "unused", format!("{exports} never called, {imports} refused (wasm-remap inspect)"));
+        }
+        if let Some(allowed) = &filter.allowed_capabilities {
+            let (allowed, restricted) = (allowed.len(), count(filter.restricted_calls.len(), "import"));
+            line(out, 4, "capabilities", format!("{allowed} allowed; {restricted} refused for want of them"));
         }
         let failure = match filter.failure_policy {
             "open" => "open: a transaction in which it fails goes on without it",

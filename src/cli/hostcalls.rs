@@ -5,7 +5,10 @@ use std::fmt::Write as _;
 use clap::ValueEnum;
 use engine::abi::{AbiVersion, Status};
 use engine::inspect::CALLBACKS;
-use engine::{HOSTCALLS, Hostcall, ParamType, Support, WASI, WasiFunction, WasiSupport};
+use engine::{
+    FOREIGN_FUNCTIONS, HOSTCALLS, Hostcall, ParamType, Support, Survives, WASI, WasiFunction, WasiSupport, assemblyscript_sdk,
+    rust_sdk,
+};
 use serde::Serialize;
 
 use crate::output::Outcome;
@@ -38,6 +41,7 @@ enum Form {
 #[derive(Serialize)]
 struct Tables {
     hostcalls: Vec<HostcallRow>,
+    foreign_functions: Vec<ForeignRow>,
     wasi: Vec<WasiRow>,
     callbacks: Vec<CallbackRow>,
 }
@@ -50,6 +54,20 @@ struct HostcallRow {
     /// `full`, or the status that is always answered.
     support: String,
     during_start: bool,
+    /// The statuses of a filter that does nothing wrong, and what one that does may get besides.
+    answers: Vec<String>,
+    misused: Vec<String>,
+    doc: &'static str,
+}
+
+#[derive(Serialize)]
+struct ForeignRow {
+    name: &'static str,
+    /// `envoy`, or `wasm_remap` alone.
+    origin: &'static str,
+    arguments: &'static str,
+    result: &'static str,
+    answers: Vec<String>,
     doc: &'static str,
 }
 
@@ -86,7 +104,20 @@ pub(crate) fn execute(args: &Args) -> Outcome {
                             Support::Refused(status) => format!("{status:?}"),
                         },
                         during_start: call.anywhere,
+                        answers: names(call.answers),
+                        misused: names(call.misused),
                         doc: call.doc,
+                    })
+                    .collect(),
+                foreign_functions: FOREIGN_FUNCTIONS
+                    .iter()
+                    .map(|function| ForeignRow {
+                        name: function.name,
+                        origin: if function.envoy { "envoy" } else { "wasm_remap" },
+                        arguments: function.arguments,
+                        result: function.result,
+                        answers: names(&[&[Status::Ok], function.answers].concat()),
+                        doc: function.doc,
                     })
                     .collect(),
                 wasi: WASI
@@ -108,6 +139,24 @@ pub(crate) fn execute(args: &Args) -> Outcome {
             };
             Outcome::json(&tables, true)
         }
+    }
+}
+
+fn names(statuses: &[Status]) -> Vec<String> {
+    statuses.iter().map(|status| format!("{status:?}")).collect()
+}
+
+/// Statuses as a cell of a table.
+fn cell(statuses: &[Status]) -> String {
+    statuses.iter().map(|status| format!("`{status:?}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// What an SDK survives of a call's answers, as a cell of a table.
+fn survives(survives: Survives) -> String {
+    match survives {
+        Survives::NotCalled => "-".to_owned(),
+        Survives::Any => "any".to_owned(),
+        Survives::These(statuses) => cell(statuses),
     }
 }
 
@@ -160,6 +209,57 @@ This page is written by `wasm-remap hostcalls --format markdown > docs/hostcalls
 linker.
 ";
 
+const STATUSES: &str = "
+## Statuses
+
+What each call answers a filter that does nothing wrong, and what else if it is misused: called with an argument that
+the ABI does not have, with memory that is not the filter's, or from where there is nothing to call it on. Beside it,
+what the SDKs survive: that of Rust (proxy-wasm 0.2.5) panics and that of AssemblyScript (@solo-io/proxy-runtime 0.1.8)
+throws at any other status, which costs the VM; `-` stands where an SDK does not have the call. Those of C++ and Go hand
+every status to the filter. No call answers a filter that does nothing wrong with what its SDK does not survive, with
+one exception that all hosts share: AssemblyScript's `get_property` throws if there is no such property.
+
+Numbers: `Ok` 0, `NotFound` 1, `BadArgument` 2, `SerializationFailure` 3, `ParseFailure` 4, `Empty` 7, `CasMismatch` 8,
+`InternalFailure` 10. No other is ever answered. A call that `allowed_capabilities` does not allow always answers
+`InternalFailure`, and a function of WASI `NOTCAPABLE` (76). Modules of ABI 0.1.0 read a field that is not there as `Ok`
+and nothing.
+
+| call | answers | if misused | Rust SDK survives | AssemblyScript SDK survives |
+| --- | --- | --- | --- | --- |
+";
+
+fn statuses(out: &mut String) {
+    out.push_str(STATUSES);
+    for call in HOSTCALLS {
+        let (rust, assemblyscript) = (survives(rust_sdk(call.name)), survives(assemblyscript_sdk(call.name)));
+        let (answers, misused) = (cell(call.answers), cell(call.misused));
+        let _ = writeln!(out, "| `{}` | {answers} | {misused} | {rust} | {assemblyscript} |", call.name);
+    }
+}
+
+const FOREIGN: &str = "
+## Foreign functions
+
+What `proxy_call_foreign_function` calls by name. Those of Envoy have Envoy's encodings, so that filters and their
+libraries work here as there. A name that is not in this table answers `NotFound`. Who gives a null pointer for the
+result does not get one.
+
+";
+
+fn foreign_functions(out: &mut String) {
+    out.push_str(FOREIGN);
+    out.push_str("| function | of | what it does | arguments | result | answers |\n| --- | --- | --- | --- | --- | --- |\n");
+    for function in FOREIGN_FUNCTIONS {
+        let of = if function.envoy { "Envoy" } else { "ours" };
+        let answers = cell(&[&[Status::Ok], function.answers].concat());
+        let _ = writeln!(
+            out,
+            "| `{}` | {of} | {} | {} | {} | {answers} |",
+            function.name, function.doc, function.arguments, function.result
+        );
+    }
+}
+
 fn markdown() -> String {
     let mut out = INTRODUCTION.to_owned();
     let refused = HOSTCALLS.iter().filter(|call| matches!(call.support, Support::Refused(_))).count();
@@ -182,6 +282,8 @@ fn markdown() -> String {
         let anywhere = if call.anywhere { "✓" } else { "" };
         let _ = writeln!(out, " {anywhere} | {} | {} |", support(call), call.doc);
     }
+    statuses(&mut out);
+    foreign_functions(&mut out);
     let called = CALLBACKS.iter().filter(|row| row.called.is_some()).count();
     let _ = write!(
         out,

@@ -54,7 +54,7 @@ pub(crate) fn announce(txn: Txn<'_>, response: &LocalResponse) {
 /// SEND_RESPONSE_HDR of an announced answer: makes it the filter's.
 pub(crate) fn write(messages: &mut Messages<'_>, response: &LocalResponse) {
     let txn = messages.txn();
-    let no_body = matches!(response.status, 204 | 304);
+    let no_body = has_no_body(response.status);
     if no_body || response.body.is_empty() {
         txn.error_body_set(None, None);
     } else {
@@ -65,6 +65,10 @@ pub(crate) fn write(messages: &mut Messages<'_>, response: &LocalResponse) {
     if let Err(error) = write_head(&mut head, response, no_body) {
         log::error!("a local response is incomplete: {error}");
     }
+}
+
+fn has_no_body(status: u16) -> bool {
+    matches!(status, 204 | 304)
 }
 
 fn write_head(head: &mut Response<'_>, response: &LocalResponse, no_body: bool) -> ats::Result<()> {
@@ -116,7 +120,7 @@ pub(crate) fn overwrite(messages: &mut Messages<'_>, response: &LocalResponse, h
         }
     }
     write(messages, response);
-    if head && let Some(mut old) = messages.client_resp_get() {
+    if head && !has_no_body(response.status) && let Some(mut old) = messages.client_resp_get() {
         let length = response.body.len().to_string();
         let _ = old.set(b"Content-Length", length.as_bytes());
     }

@@ -257,6 +257,10 @@ fn ten_thousand_transactions_that_end_anywhere_leave_nothing() {
         .origin(&origin)
         .tls()
         .stats()
+        // ATS 9.2 takes no notice of an upload by HTTP/2 that is reset, until a time has passed.
+        .record("proxy.config.http2.no_activity_timeout_in", 5)
+        .record("proxy.config.http.transaction_no_activity_timeout_in", 5)
+        .record("proxy.config.http.transaction_no_activity_timeout_out", 5)
         .record("proxy.config.http.post_copy_size", 200 << 20)
         .record("proxy.config.http.send_100_continue_response", 1);
     for (host, file, keys) in

@@ -8,6 +8,7 @@ const FILTERS: &str = r#"
 filters:
   - name: headers
     module: {guest:headers}
+    body: none
     configuration:
       response: {add: {x-many: [one, two]}, set: {x-rule: A}, remove: [x-secret]}
 "#;
@@ -87,6 +88,11 @@ fn head_conditional_and_range_requests_meet_the_filter_on_hits() {
     assert_eq!((part.status, part.text().as_str()), (206, "2345"));
     assert_eq!(part.header("content-range").as_deref(), Some("bytes 2-5/10"));
     assert_eq!(part.headers.all("x-many"), ["one", "two"]);
+
+    // A filter that is shown bodies is shown whole ones, and its clients get them.
+    let fields = [("Range", "bytes=2-5"), ("x-api-key", "sesame")];
+    let whole = client.request("GET", "guarded.test", "/page", &fields, b"");
+    assert_eq!((whole.status, whole.text().as_str()), (200, "0123456789"));
 
     assert_eq!(origin.request_count(), 1);
 }

@@ -91,13 +91,19 @@ fn start(origin: &Origin) -> TrafficServer {
         // With its version, which is not ours to test.
         .record("proxy.config.http.response_server_enabled", 0)
         .rule(Rule::new("a.test", "http://{origin}/").wasm(["local.yaml"]))
+        .rule(Rule::new("n.test", "http://{origin}/").wasm(["none.yaml"]))
         .rule(Rule::new("p.test", "http://{origin}/").wasm(["pause.yaml"]))
         .file("local.yaml", FILTERS)
+        .file("none.yaml", &format!("{FILTERS}    body: none\n"))
         .file("pause.yaml", "filters:\n  - name: pause\n    module: {guest:pause}\n")
         .start()
 }
 
 fn ask(client: &mut Client, method: &str, case: &Case, phase: &str, body: &[u8]) -> Response {
+    ask_host(client, "a.test", method, case, phase, body)
+}
+
+fn ask_host(client: &mut Client, host: &str, method: &str, case: &Case, phase: &str, body: &[u8]) -> Response {
     let status = case.status.to_string();
     let fields: Vec<String> = case.headers.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let len = match case.body {
@@ -112,7 +118,7 @@ fn ask(client: &mut Client, method: &str, case: &Case, phase: &str, body: &[u8])
         Body::Text(text) => headers.push(("x-body", text)),
         Body::Pattern(_) => headers.push(("x-body-len", &len)),
     }
-    client.request(method, "a.test", "/x", &headers, body)
+    client.request(method, host, "/x", &headers, body)
 }
 
 /// The head's lines but for `Date`, which every response of ATS has.
@@ -247,10 +253,36 @@ fn an_answer_to_a_paused_request_is_exact() {
     assert_eq!(origin.connection_count(), 0);
 }
 
-/// In place of a response from elsewhere ATS takes a status from 400 on, a body and its type: the reason is the usual
-/// one, other fields have no way in, and a status below 400 becomes 500. Nothing of the other response is sent.
+/// A filter that is shown response bodies, as it is unless it says otherwise, sees the head before ATS has sent anything.
 #[test]
-fn an_answer_from_response_headers_is_what_ats_permits() {
+fn an_answer_from_response_headers_is_exact_and_the_connection_is_kept() {
+    let origin = Origin::start();
+    let server = start(&origin);
+    let mut client = Client::connect(server.port());
+    for case in CASES {
+        for method in ["GET", "HEAD"] {
+            let what = describe(method, case);
+            let before = origin.request_count();
+            let response = ask(&mut client, method, case, "response_headers", b"");
+            assert_eq!(origin.request_count(), before + 1, "{what}");
+            let (mut lines, mut expected) = (lines(&response), expected(case, "keep-alive"));
+            // Where there is no body to replace, the head is changed in place.
+            lines.sort();
+            expected.sort();
+            assert_eq!(lines, expected, "{what}");
+            let bodiless = method == "HEAD" || matches!(case.status, 204 | 304);
+            let body = if bodiless { Vec::new() } else { case.body.bytes() };
+            assert!(response.body == body, "{what}: {} bytes came", response.body_len);
+            assert_eq!(client.connection(), Connection::Open, "{what}");
+        }
+    }
+}
+
+/// Without response bodies (`body: none`), ATS is about to send the other response when its head is shown: in its place
+/// it takes a status from 400 on, a body and its type. The reason is the usual one, other fields have no way in, and a
+/// status below 400 becomes 500. Nothing of the other response is sent.
+#[test]
+fn an_answer_from_response_headers_without_bodies_is_what_ats_permits() {
     let origin = Origin::start();
     let server = start(&origin);
     let mut client = Client::connect(server.port());
@@ -270,10 +302,11 @@ fn an_answer_from_response_headers_is_what_ats_permits() {
         (case(299, "Half Way", PLAIN, Body::Text("299")), 500, "INKApi Error"),
     ];
     for (case, status, reason) in &cases {
-        for method in ["GET", "HEAD"] {
+        {
+            let method = "GET";
             let what = describe(method, case);
             let before = origin.request_count();
-            let response = ask(&mut client, method, case, "response_headers", b"");
+            let response = ask_host(&mut client, "n.test", method, case, "response_headers", b"");
             assert_eq!(origin.request_count(), before + 1, "{what}");
             let body = case.body.bytes();
             let mut expected = vec![format!("HTTP/1.1 {status} {reason}"), "Connection: keep-alive".to_owned()];

@@ -103,8 +103,15 @@ fn the_contexts_of_a_panicked_transaction_end_in_order() {
     let origin = Origin::start();
     let server = faulty(&origin).start();
     for (callback, seen) in [
-        ("SEND_RESPONSE_HDR", &["create", "request-headers", "done", "log", "delete"][..]),
-        ("TXN_CLOSE", &["create", "request-headers", "response-headers", "done", "log", "delete"]),
+        ("TRANSFORM", &["create", "request-headers", "done", "log", "delete"][..]),
+        (
+            "SEND_RESPONSE_HDR",
+            &["create", "request-headers", "response-headers", "response-body", "done", "log", "delete"],
+        ),
+        (
+            "TXN_CLOSE",
+            &["create", "request-headers", "response-headers", "response-body", "done", "log", "delete"],
+        ),
     ] {
         let mark = server.mark();
         ask(&mut Client::connect(server.port()), "counter.test", &[("x-panic", callback)]);

@@ -385,7 +385,7 @@ mod tests {
             ),
             (
                 "filters:\n  - name: a\n    module: b\n    allowed_capabilities: {proxy_log: {max: 3}}\n",
-                "/etc/f/shop.yaml:4:39: filters[0].allowed_capabilities.proxy_log: unknown field `max`, there are no \
+                "/etc/f/shop.yaml:4:40: filters[0].allowed_capabilities.proxy_log: unknown field `max`, there are no \
                  fields",
             ),
             ("", "/etc/f/shop.yaml"),

@@ -46,7 +46,7 @@ pub const FOREIGN_FUNCTIONS: &[ForeignFunction] = &[
         doc: "Compresses.",
         arguments: "the bytes",
         result: "a zlib stream (RFC 1950)",
-        answers: &[],
+        answers: &[Status::SerializationFailure],
         handler: compress,
     },
     ForeignFunction {
