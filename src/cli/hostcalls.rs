@@ -6,8 +6,8 @@ use clap::ValueEnum;
 use engine::abi::{AbiVersion, Status};
 use engine::inspect::CALLBACKS;
 use engine::{
-    FOREIGN_FUNCTIONS, HOSTCALLS, Hostcall, ParamType, Support, Survives, WASI, WasiFunction, WasiSupport, assemblyscript_sdk,
-    rust_sdk,
+    FOREIGN_FUNCTIONS, HOSTCALLS, Hostcall, ParamType, Support, Survives, WASI, WasiFunction, WasiSupport,
+    assemblyscript_sdk, rust_sdk,
 };
 use serde::Serialize;
 
@@ -248,7 +248,9 @@ result does not get one.
 
 fn foreign_functions(out: &mut String) {
     out.push_str(FOREIGN);
-    out.push_str("| function | of | what it does | arguments | result | answers |\n| --- | --- | --- | --- | --- | --- |\n");
+    out.push_str(
+        "| function | of | what it does | arguments | result | answers |\n| --- | --- | --- | --- | --- | --- |\n",
+    );
     for function in FOREIGN_FUNCTIONS {
         let of = if function.envoy { "Envoy" } else { "ours" };
         let answers = cell(&[&[Status::Ok], function.answers].concat());

@@ -130,7 +130,10 @@ fn report(module: String, found: Inspection) -> Report {
     }
     if found.imports.iter().any(|import| import.name == "proxy_call_foreign_function") {
         let offered: Vec<_> = engine::FOREIGN_FUNCTIONS.iter().map(|function| function.name).collect();
-        notes.push(format!("it calls foreign functions, by names that only a run shows; offered are {}", offered.join(", ")));
+        notes.push(format!(
+            "it calls foreign functions, by names that only a run shows; offered are {}",
+            offered.join(", ")
+        ));
     }
     if !found.names {
         notes.push("it carries no function names: traps will be reported by function number".to_owned());

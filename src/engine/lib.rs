@@ -45,8 +45,8 @@ pub use counters::Counters;
 pub use error::{Error, Trap, TrapKind};
 pub use host::{LocalResponse, PseudoHeader, StreamHost, Waker};
 pub use hostcalls::{
-    FOREIGN_FUNCTIONS, ForeignFunction, GUEST_TARGET, HOSTCALLS, Hostcall, ParamType, Support, Survives, assemblyscript_sdk,
-    rust_sdk,
+    FOREIGN_FUNCTIONS, ForeignFunction, GUEST_TARGET, HOSTCALLS, Hostcall, ParamType, Support, Survives,
+    assemblyscript_sdk, rust_sdk,
 };
 pub use limits::Limits;
 pub use module::{Digest, Exported, Module};

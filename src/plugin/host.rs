@@ -24,6 +24,8 @@ pub(crate) struct TxnHost {
     pub(crate) line: RequestLine,
     /// What filters say of the request body's length.
     pub(crate) request_length: Length,
+    /// ATS has made the origin's request of the client's: what is written to the one is written to the other.
+    pub(crate) late: bool,
     /// Where a response's head is now.
     pub(crate) response: ResponseView,
 }
@@ -74,6 +76,7 @@ impl TxnHost {
             txn,
             line: RequestLine::default(),
             request_length: Length::Kept,
+            late: false,
             response: ResponseView::Absent,
         }
     }
@@ -131,6 +134,22 @@ impl TxnHost {
             MapType::HttpResponseHeaders => run(&mut response_of(&mut messages, response)?.headers_mut()),
             _ => Err(absent()),
         }
+    }
+
+    /// Runs `change` on the fields of a map of ATS's, and on those that ATS has made of them.
+    fn change(
+        &mut self,
+        map: MapType,
+        change: impl Fn(&mut ats::headers::HeaderMap<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.with_map(map, &change)?;
+        if self.late
+            && map == MapType::HttpRequestHeaders
+            && let Some(mut request) = self.txn.messages().as_mut().and_then(Messages::server_req_get)
+        {
+            change(&mut request.headers_mut())?;
+        }
+        Ok(())
     }
 
     /// The copy of the response, if that is what filters see of it now.
@@ -219,7 +238,7 @@ impl StreamHost for TxnHost {
         if self.note_framing(map, name, Some(value)) {
             return Ok(());
         }
-        self.with_map(map, |fields| fields.append(name, value).map_err(refused))
+        self.change(map, |fields| fields.append(name, value).map_err(refused))
     }
 
     fn set_header(&mut self, map: MapType, name: &[u8], value: &[u8]) -> Result<(), Error> {
@@ -230,7 +249,7 @@ impl StreamHost for TxnHost {
         if self.note_framing(map, name, Some(value)) {
             return Ok(());
         }
-        self.with_map(map, |fields| fields.set(name, value).map_err(refused))
+        self.change(map, |fields| fields.set(name, value).map_err(refused))
     }
 
     fn remove_header(&mut self, map: MapType, name: &[u8]) -> Result<(), Error> {
@@ -241,7 +260,7 @@ impl StreamHost for TxnHost {
         if self.note_framing(map, name, None) {
             return Ok(());
         }
-        self.with_map(map, |fields| fields.remove(name).map(drop).map_err(refused))
+        self.change(map, |fields| fields.remove(name).map(drop).map_err(refused))
     }
 
     fn clear_headers(&mut self, map: MapType) -> Result<(), Error> {
@@ -252,7 +271,7 @@ impl StreamHost for TxnHost {
         if map == MapType::HttpRequestHeaders {
             self.request_length = Length::Removed;
         }
-        self.with_map(map, |fields| {
+        self.change(map, |fields| {
             // Not by `clear`: what frames the message stays.
             let mut names: Vec<Vec<u8>> = Vec::with_capacity(fields.len());
             fields.for_each(|name, _| {

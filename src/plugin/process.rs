@@ -36,6 +36,8 @@ pub(crate) struct Process {
     pub(crate) reloads_refused: AtomicU64,
     /// A configuration was taken.
     serving: AtomicBool,
+    /// `proxy.config.http.post_copy_size`: the largest request body that ATS buffers.
+    pub(crate) post_copy_size: u64,
 }
 
 static PROCESS: OnceLock<Process> = OnceLock::new();
@@ -88,6 +90,9 @@ pub(crate) fn start() -> Result<(), String> {
         rules_deleted: AtomicU64::new(0),
         reloads_refused: AtomicU64::new(0),
         serving: AtomicBool::new(false),
+        post_copy_size: ats::mgmt::int_get(c"proxy.config.http.post_copy_size")
+            .and_then(|size| u64::try_from(size).ok())
+            .unwrap_or(0),
     };
     if PROCESS.set(process).is_ok() {
         log::info!("{} {}: {slots} slots, one an event thread", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));

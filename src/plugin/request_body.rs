@@ -1,8 +1,14 @@
 //! Requests' bodies: whether there is one, how it comes to the chain, and how it goes to the origin.
 //!
-//! Either as it comes, through a transform ([`crate::transforms`]), or whole (`request_body: buffer`): then ATS reads
-//! it before it looks for the origin, and if filters changed it, or it came in chunks, sends what we give it instead.
-//! In both cases the origin gets one framing, and it is right: what the client's said is taken off.
+//! Either as it comes, through a transform ([`crate::transforms`]), or whole (`request_body: buffer`). For the latter ATS
+//! has a buffer of its own, which it fills before it looks for the origin; if filters changed the body, ATS sends what we
+//! give it instead. But after that there is no place left for a response's transform: `HttpTunnel` has two for what
+//! produces bytes (`MAX_PRODUCERS`), keeps one for the buffer, and aborts the process when a third is asked for. So where
+//! bodies may change and responses' are shown too, and where the client waits for a "100 Continue" (ATS then waits for
+//! the origin's before it sends a buffered body), the body is gathered in the transform: the connection to the origin
+//! is open then, and nothing has been sent on it.
+//!
+//! In each case the origin gets one framing, and it is right: what the client said is checked, or taken off.
 
 use ats::alloc::TsBuf;
 use ats::hook::Hook;
@@ -16,7 +22,7 @@ use engine::{BodyBuffer, LocalResponse, Side};
 use crate::body::IoBody;
 use crate::chunked::Decoder;
 use crate::state::{Outgoing, State, Transaction};
-use crate::transforms;
+use crate::{process, transforms};
 
 /// Whether the head of a request says that there is a body: then it does not end the stream.
 pub(crate) fn is_announced(request: &Request<'_>) -> bool {
@@ -50,11 +56,12 @@ pub(crate) fn prepare(this: &Attached<Transaction>, state: &mut State, messages:
     let Some(mut request) = messages.client_req_get() else { return };
     // ATS waits for the origin's "100 Continue" before it reads the body, and the origin is asked when we have it.
     // A client that was told nothing sends it all the same, if late.
-    let _ = request.remove(b"Expect");
+    let expects = request.remove(b"Expect").unwrap_or(false);
     let unannounced = request.get_first(b"Content-Length").is_none() && !is_chunked(&request);
     if unannounced && request.append(b"Transfer-Encoding", b"chunked").is_err() {
         return;
     }
+    let mut whole = None;
     if state.needs.buffers_request {
         let limit = state.needs.request_limit as u64;
         if length(&request).is_some_and(|length| length > limit) {
@@ -62,17 +69,29 @@ pub(crate) fn prepare(this: &Attached<Transaction>, state: &mut State, messages:
             state.reply = Some(too_large());
             return;
         }
-        if let Err(error) = txn.config_int_set(ConfigKey::HTTP_REQUEST_BUFFER_ENABLED, 1) {
-            log::error!("a request's body cannot be buffered, and is answered 503: {error}");
-            state.reply = Some(Box::new(LocalResponse::text(503, "Service Unavailable\n")));
+        if fits_ats(state, expects, unannounced, length(&request)) {
+            if let Err(error) = txn.config_int_set(ConfigKey::HTTP_REQUEST_BUFFER_ENABLED, 1) {
+                log::error!("a request's body cannot be buffered, and is answered 503: {error}");
+                state.reply = Some(Box::new(LocalResponse::text(503, "Service Unavailable\n")));
+            }
+            return;
         }
-        return;
+        whole = Some(state.needs.request_limit);
     }
     let decoder = is_chunked(&request).then(Decoder::new);
-    transforms::add(txn, this, state, Side::Request, decoder);
+    transforms::add(txn, this, state, Side::Request, transforms::Input { decoder, whole });
 }
 
-fn too_large() -> Box<LocalResponse> {
+/// Whether ATS can buffer this body, and go on as it has to.
+fn fits_ats(state: &State, expects: bool, unannounced: bool, length: Option<u64>) -> bool {
+    let changes = state.needs.changes_body[Side::Request as usize];
+    let response = !state.head && state.stream.wants_body(Side::Response);
+    // Of what does not fit there, ATS drops the connection.
+    let room = process::get().post_copy_size;
+    !expects && !unannounced && !(changes && response) && length.is_some_and(|length| length <= room)
+}
+
+pub(crate) fn too_large() -> Box<LocalResponse> {
     Box::new(LocalResponse::text(413, "Content Too Large\n"))
 }
 
@@ -84,10 +103,6 @@ pub(crate) fn show_buffered(state: &mut State, hook: &mut Hook) {
             let body = (!body.is_empty()).then(|| Box::new(IoBody(body)) as Box<dyn BodyBuffer>);
             let verdict = state.stream.body(Side::Request, body, true);
             state.accept(verdict);
-            // A chunked body goes on with a length: its framing, and what a client hid in it, ends here.
-            if chunked {
-                state.outgoing = Outgoing::Sized;
-            }
         }
         Err(answer) => state.reply = Some(answer),
     }
@@ -140,7 +155,7 @@ pub(crate) fn pass_buffered(state: &mut State, messages: &mut Messages<'_>) -> b
     if !passed.end {
         return false;
     }
-    if state.outgoing == Outgoing::Untouched && !state.stream.changed_body(Side::Request) {
+    if !state.stream.changed_body(Side::Request) {
         return true;
     }
     state.outgoing = Outgoing::Sized;

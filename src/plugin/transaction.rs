@@ -132,7 +132,7 @@ fn prepare(this: &Attached<Transaction>, state: &mut State, messages: &mut Messa
         without_ranges(messages);
         // The cache keeps what the origin sent: each client's response is transformed anew.
         messages.txn().cache_transformed(false);
-        transforms::add(messages.txn(), this, state, Side::Response, None);
+        transforms::add(messages.txn(), this, state, Side::Response, transforms::Input::default());
     }
     true
 }
@@ -345,7 +345,7 @@ fn add_at_origin(this: &Attached<Transaction>, state: &mut State, messages: &mut
         && state.stream.wants_body(Side::Response);
     if wanted {
         messages.txn().cache_transformed(true);
-        transforms::add(messages.txn(), this, state, Side::Response, None);
+        transforms::add(messages.txn(), this, state, Side::Response, transforms::Input::default());
     }
 }
 

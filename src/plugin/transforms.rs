@@ -30,8 +30,17 @@ const WINDOW: usize = 128 << 10;
 /// and that is not ATS's number for "unknown".
 const ENDLESS: u64 = 1 << 60;
 
+/// How a body comes.
+#[derive(Default)]
+pub(crate) struct Input {
+    /// What takes its framing off.
+    pub(crate) decoder: Option<Decoder>,
+    /// It is shown as a whole, of at most so many bytes.
+    pub(crate) whole: Option<usize>,
+}
+
 /// Adds a transform to a transaction, for the body of `side`.
-pub(crate) fn add(txn: Txn<'_>, this: &Attached<Transaction>, state: &mut State, side: Side, decoder: Option<Decoder>) {
+pub(crate) fn add(txn: Txn<'_>, this: &Attached<Transaction>, state: &mut State, side: Side, input: Input) {
     let transform_side = match side {
         Side::Request => TransformSide::Request,
         Side::Response => TransformSide::Response,
@@ -39,7 +48,7 @@ pub(crate) fn add(txn: Txn<'_>, this: &Attached<Transaction>, state: &mut State,
     let handler = Body {
         side,
         transaction: RefCell::new(Some(this.clone())),
-        course: RefCell::new(Course { decoder, ..Course::default() }),
+        course: RefCell::new(Course { decoder: input.decoder, whole: input.whole, ..Course::default() }),
     };
     match txn.transform_add(transform_side, handler) {
         Ok(transform) => {
@@ -79,6 +88,9 @@ struct Course {
     promised: Option<u64>,
     /// Takes the framing off.
     decoder: Option<Decoder>,
+    /// It is shown as a whole, of at most so many bytes; what has come so far.
+    whole: Option<usize>,
+    gathered: Option<IoBuffer>,
     /// The output is framed.
     framed: bool,
     /// An empty buffer, to be used again.
@@ -198,6 +210,9 @@ impl Course {
     /// The first event: the header's filters come before the body's.
     fn start(&mut self, side: Side, state: &mut State, transform: &mut Transform<'_>) {
         self.started = true;
+        if side == Side::Request {
+            with_host(&mut state.stream, |host| host.late = true);
+        }
         let nbytes = transform.input().map_or(UNKNOWN, |input| input.nbytes());
         self.announced = (nbytes != UNKNOWN).then_some(nbytes);
         if side == Side::Response && state.needs.response_body == Some(engine::At::Client) && !state.shown {
@@ -241,6 +256,26 @@ impl Course {
             return Taken::Broken;
         }
         self.ended = end;
+        if let Some(limit) = self.whole {
+            let gathered = match &mut self.gathered {
+                Some(gathered) => {
+                    gathered.append(&mut chunk);
+                    self.spare = Some(chunk);
+                    gathered
+                }
+                place => place.insert(chunk),
+            };
+            if gathered.len() > limit {
+                log::warn!("a request of more than {} KiB (limits.body_kib) is answered 413", limit >> 10);
+                state.reply = Some(crate::request_body::too_large());
+                return Taken::Some;
+            }
+            if !end {
+                return Taken::Some;
+            }
+            let Some(gathered) = self.gathered.take() else { return Taken::Broken };
+            chunk = gathered;
+        }
         let chunk = if chunk.is_empty() {
             self.spare = Some(chunk);
             None

@@ -262,6 +262,7 @@ fn ten_thousand_transactions_that_end_anywhere_leave_nothing() {
         .record("proxy.config.http.transaction_no_activity_timeout_in", 5)
         .record("proxy.config.http.transaction_no_activity_timeout_out", 5)
         .record("proxy.config.http.post_copy_size", 200 << 20)
+        .record("proxy.config.http2.initial_window_size_in", 200 << 20)
         .record("proxy.config.http.send_100_continue_response", 1);
     for (host, file, keys) in
         [("stream.test", "stream.yaml", ""), ("buffer.test", "buffer.yaml", "    request_body: buffer\n")]

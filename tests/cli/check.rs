@@ -51,6 +51,31 @@ fn several_files_are_one_chain_in_order() {
 }
 
 #[test]
+fn what_a_filter_may_not_call_is_counted() {
+    let module = artifacts::guest("headers");
+    let inspected = Place::new().run(&["inspect", module.to_str().unwrap(), "--format", "json"]).status(0).json();
+    let imports = &inspected["imports"];
+    let names = |of: &str| imports[of].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap());
+    let calls: Vec<_> = texts(&imports["supported"]).into_iter().chain(names("refused")).chain(names("wasi")).collect();
+    let without = "proxy_remove_header_map_value";
+    assert!(calls.contains(&without));
+    let allowed: Vec<_> = calls.into_iter().filter(|call| *call != without).collect();
+    let list =
+        format!("[proxy_on_context_create, proxy_on_configure, proxy_on_request_headers, {}]", allowed.join(", "));
+    let place =
+        Place::new().file("f.yaml", &HEADERS.replace("}}}}\n", &format!("}}}}}}, allowed_capabilities: {list}}}\n")));
+    let report = place.run(&["check", "f.yaml", "--format", "json"]).status(0).json();
+    let filter = &report["rules"][0]["filters"][0];
+    assert_eq!(texts(&filter["restricted_calls"]), [without]);
+    assert_eq!(texts(&filter["allowed_capabilities"]).len(), allowed.len() + 3);
+    let callbacks = texts(&filter["callbacks"]);
+    assert_eq!(callbacks, ["proxy_on_context_create", "proxy_on_configure", "proxy_on_request_headers"]);
+    let text = place.run(&["check", "f.yaml"]).status(0).out;
+    let line = format!("{} allowed; 1 import refused for want of them\n", allowed.len() + 3);
+    assert!(text.contains(&line), "{line:?} is not in\n{text}");
+}
+
+#[test]
 fn filters_with_equal_vm_keys_share_vms_and_equal_ones_their_context() {
     let place = Place::new().file(
         "f.yaml",

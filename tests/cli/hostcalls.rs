@@ -31,6 +31,10 @@ fn the_tables_as_json() {
     let log = calls.iter().find(|call| call["name"] == "proxy_log").unwrap();
     assert_eq!(log["signature"], "proxy_log(level: i32, message_data: i32, message_size: i32) -> i32");
     assert_eq!((&log["support"], &log["during_start"]), (&"full".into(), &true.into()));
+    assert_eq!((&log["answers"], &log["misused"]), (&["Ok"][..].into(), &["BadArgument"][..].into()));
+    let functions = tables["foreign_functions"].as_array().unwrap();
+    let ours = functions.iter().find(|function| function["name"] == "header_values").unwrap();
+    assert_eq!((&ours["origin"], functions.len()), (&"wasm_remap".into(), 7));
     assert!(tables["wasi"].as_array().unwrap().iter().any(|row| row["name"] == "proc_exit"));
     assert!(tables["callbacks"].as_array().unwrap().iter().any(|row| row["called"] == false));
 }

@@ -180,7 +180,7 @@ fn uncompress(state: &mut VmState, input: &[u8], out: &mut Vec<u8>) -> Result<()
     let mut piece = vec![0; PIECE];
     loop {
         let before = (stream.total_in(), stream.total_out());
-        let progress = stream.decompress(rest, &mut piece, FlushDecompress::None);
+        let progress = stream.decompress(&rest[..rest.len().min(PIECE)], &mut piece, FlushDecompress::None);
         let progress = progress.map_err(|_| Error::Malformed("this is no zlib stream"))?;
         let (consumed, made) = (moved(before.0, stream.total_in()), moved(before.1, stream.total_out()));
         if out.len() + made > limit {

@@ -1,7 +1,7 @@
 //! Each foreign function as a guest meets it.
 
-use prost::Message as _;
 use proptest::prelude::*;
+use prost::Message as _;
 
 use super::super::calls::{REQUEST, Scene};
 use super::super::signatures::{SignArguments, SignResult, VerifyArguments, VerifyResult};

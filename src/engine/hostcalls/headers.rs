@@ -1,7 +1,7 @@
 //! Header maps.
 //!
 //! What a map answers where it is not there, chosen for what the SDKs survive: reads of one value say
-//! `NotFound`; all pairs are an empty map; trailers swallow writes, since ATS has none to write to; writes to
+//! `NotFound`; all pairs are an empty map, of no bytes; trailers swallow writes, since ATS has none to write to; writes to
 //! anything else say `BadArgument`.
 
 use crate::abi::{AbiVersion, MapType, pairs};

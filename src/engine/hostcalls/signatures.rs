@@ -113,7 +113,7 @@ fn verification(kind: Kind, hash: &str) -> Option<&'static dyn VerificationAlgor
 /// A private key that ring has read.
 enum PrivateKey {
     Rsa(Box<RsaKeyPair>),
-    Ec(Kind, EcdsaKeyPair),
+    Ec(Kind, Box<EcdsaKeyPair>),
 }
 
 pub(super) fn sign(_: &mut VmState, arguments: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
@@ -154,10 +154,13 @@ pub(super) fn sign(_: &mut VmState, arguments: &[u8], out: &mut Vec<u8>) -> Resu
 
 fn private_key(der: &PrivateKeyDer<'_>, random: &SystemRandom) -> Option<PrivateKey> {
     match der {
-        PrivateKeyDer::Pkcs1(der) => Some(PrivateKey::Rsa(Box::new(RsaKeyPair::from_der(der.secret_pkcs1_der()).ok()?))),
+        PrivateKeyDer::Pkcs1(der) => {
+            Some(PrivateKey::Rsa(Box::new(RsaKeyPair::from_der(der.secret_pkcs1_der()).ok()?)))
+        }
         PrivateKeyDer::Pkcs8(der) => {
             let der = der.secret_pkcs8_der();
-            let on = |kind, curve| Some(PrivateKey::Ec(kind, EcdsaKeyPair::from_pkcs8(curve, der, random).ok()?));
+            let on =
+                |kind, curve| Some(PrivateKey::Ec(kind, Box::new(EcdsaKeyPair::from_pkcs8(curve, der, random).ok()?)));
             on(Kind::P256, &signature::ECDSA_P256_SHA256_ASN1_SIGNING)
                 .or_else(|| on(Kind::P384, &signature::ECDSA_P384_SHA384_ASN1_SIGNING))
                 .or_else(|| Some(PrivateKey::Rsa(Box::new(RsaKeyPair::from_pkcs8(der).ok()?))))

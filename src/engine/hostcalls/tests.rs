@@ -45,7 +45,13 @@ impl Scene {
             root_id: "root".to_owned(),
             configuration: Arc::from(&b"configuration"[..]),
         });
-        let root = RootContext { plugin, tick_period: Duration::ZERO, tick_due: None, pending_done: false, declared: BTreeMap::new() };
+        let root = RootContext {
+            plugin,
+            tick_period: Duration::ZERO,
+            tick_due: None,
+            pending_done: false,
+            declared: BTreeMap::new(),
+        };
         let cell = StreamCell::new(crate::body::Bodies::default());
         let state = guest.store.data_mut();
         state.contexts.insert(ROOT, Context::Root(Box::new(root)));
@@ -458,7 +464,8 @@ fn no_call_answers_what_its_row_does_not_say() {
             for seed in 0..64usize {
                 scene.guest.write(1024, b"\x01\0\0\0\x05\0\0\0\x01\0\0\0:path\0/\0");
                 // Neighbours differ, and every argument takes every value beside every value of the next.
-                let args: Vec<_> = (0..call.params.len()).map(|at| ARGUMENTS[(seed / (1 + at) + at * seed) % 7]).collect();
+                let args: Vec<_> =
+                    (0..call.params.len()).map(|at| ARGUMENTS[(seed / (1 + at) + at * seed) % 7]).collect();
                 scene.guest.call(call.name, &args);
             }
         }

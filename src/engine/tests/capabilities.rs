@@ -85,7 +85,10 @@ fn restricted_calls_refuse_and_say_so_once_a_vm() {
     assert_eq!(lines.len(), 8);
     drop(chain);
     let error = bench.chain("filters: [{name: f, module: m.wasm}]").unwrap_err().to_string();
-    assert!(error.contains("proxy_on_configure returned false"), "with everything allowed, calls are answered: {error}");
+    assert!(
+        error.contains("proxy_on_configure returned false"),
+        "with everything allowed, calls are answered: {error}"
+    );
 }
 
 #[test]

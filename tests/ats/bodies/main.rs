@@ -46,6 +46,8 @@ fn builder(origin: &Origin) -> Builder {
         .rule(Rule::new("plain.test", "http://{origin}/"))
         .record("proxy.config.http.post_copy_size", 200 << 20)
         .record("proxy.config.http.send_100_continue_response", 1)
+        // While ATS buffers a request it gives back no window, 64 KiB else: larger ones would wait for their timeout.
+        .record("proxy.config.http2.initial_window_size_in", 200 << 20)
         .file("storage.config", "{root}/cache 512M\n");
     for (name, text) in files {
         let (host, file) = (format!("{name}.test"), format!("{name}.yaml"));
