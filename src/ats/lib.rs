@@ -47,6 +47,7 @@ pub mod share;
 pub mod stats;
 pub mod thread;
 pub mod transform;
+pub mod transform_guard;
 pub mod transform_io;
 pub mod txn;
 pub mod txn_body;

@@ -232,6 +232,10 @@ impl Txn<'_> {
         let node = Rc::new(Node { core, data: handler });
         // The continuation's reference, which `Core::destroy` takes back.
         let shared = Rc::into_raw(Rc::clone(&node)).cast_mut().cast::<c_void>();
+        if side == TransformSide::Request {
+            // SAFETY: just made, on this thread.
+            let _: bool = unsafe { crate::transform_guard::protect(vconn) };
+        }
         // SAFETY: a transform of ours that lives until it had both its closing and its TXN_CLOSE; a live transaction.
         unsafe {
             TSContDataSet(vconn.as_ptr(), shared);

@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 
 use ats_sys::{
     TS_EVENT_HTTP_SEND_RESPONSE_HDR, TS_SUCCESS, TSHttpTxnPostBufferReaderGet, TSHttpTxnServerFdGet,
-    TSHttpTxnServerRequestBodySet, TSHttpTxnShutDown, TSIOBufferReaderFree, tsapi_bufferreader,
+    TSHttpTxnServerReqBodyBytesGet, TSHttpTxnServerRequestBodySet, TSHttpTxnShutDown, TSIOBufferReaderFree, tsapi_bufferreader,
 };
 
 use crate::alloc::TsBuf;
@@ -64,6 +64,14 @@ impl<'t> Txn<'t> {
 }
 
 impl Txn<'_> {
+    /// How many bytes of the request's body the origin's connection has taken, framing included, once it has taken all
+    /// (`TSHttpTxnServerReqBodyBytesGet`); before that, and if ATS gave up on it, 0.
+    #[must_use]
+    pub fn server_req_body_bytes(self) -> u64 {
+        // SAFETY: a live transaction on its thread.
+        u64::try_from(unsafe { TSHttpTxnServerReqBodyBytesGet(self.as_raw()) }).unwrap_or(0)
+    }
+
     /// Ends the connection to the origin, if there is one (`shutdown(2)` on [`Self::server_fd`]): ATS finds it closed
     /// by the origin and goes on to answer with an error.
     pub fn server_shut_down(self) {

@@ -96,6 +96,12 @@ pub(crate) fn start() -> Result<(), String> {
     };
     if PROCESS.set(process).is_ok() {
         log::info!("{} {}: {slots} slots, one an event thread", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+        if !ats::transform_guard::can_stream_requests() {
+            log::warn!(
+                "this build of ATS is not the one that is known here: request bodies are shown to filters as they come, \
+                 and sent to the origin only when they are complete (limits.body_kib)"
+            );
+        }
         threads::start(slots)?;
         stats::start();
     }

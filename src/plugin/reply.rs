@@ -126,6 +126,19 @@ pub(crate) fn overwrite(messages: &mut Messages<'_>, response: &LocalResponse, h
     }
 }
 
+/// An origin's answer without its body.
+pub(crate) fn without_body(response: &Response<'_>) -> Box<LocalResponse> {
+    let mut headers = Vec::new();
+    response.for_each(|name, value| {
+        if name.first() != Some(&b'@') && !is_hop_by_hop(name) {
+            headers.push((name.to_vec(), value.to_vec()));
+        }
+    });
+    let status = response.status();
+    let details = response.reason().to_vec();
+    Box::new(LocalResponse { status, details, headers, body: Vec::new(), grpc_status: None })
+}
+
 /// SEND_RESPONSE_HDR of an answer whose body filters changed.
 pub(crate) fn replace_body(messages: &mut Messages<'_>, bytes: &dyn BodyBuffer) {
     if bytes.is_empty() {

@@ -41,6 +41,11 @@ pub(crate) fn may_come_unannounced(txn: Txn<'_>, messages: &mut Messages<'_>) ->
     })
 }
 
+/// Whether a body may come that the head says nothing of, in this request.
+fn is_unannounced(request: &Request<'_>) -> bool {
+    request.get_first(b"Content-Length").is_none() && !is_chunked(request)
+}
+
 /// The framing that a body comes in.
 fn is_chunked(request: &Request<'_>) -> bool {
     request.get_first(b"Transfer-Encoding").is_some()
@@ -57,11 +62,18 @@ pub(crate) fn prepare(this: &Attached<Transaction>, state: &mut State, messages:
     // ATS waits for the origin's "100 Continue" before it reads the body, and the origin is asked when we have it.
     // A client that was told nothing sends it all the same, if late.
     let expects = request.remove(b"Expect").unwrap_or(false);
-    let unannounced = request.get_first(b"Content-Length").is_none() && !is_chunked(&request);
-    if unannounced && request.append(b"Transfer-Encoding", b"chunked").is_err() {
+    if is_unannounced(&request) {
+        // Whether there is one ATS knows, and a plugin cannot: a transform without a body to read would leave its place
+        // in the tunnel taken. ATS's own buffer comes to us if there is one.
+        state.unannounced = true;
+        if let Err(error) = txn.config_int_set(ConfigKey::HTTP_REQUEST_BUFFER_ENABLED, 1) {
+            log::error!("a request's body cannot be buffered, and is answered 503: {error}");
+            state.reply = Some(Box::new(LocalResponse::text(503, "Service Unavailable\n")));
+        }
         return;
     }
-    let mut whole = None;
+    // Without the guard, an origin that answers before it has the body would end the server.
+    let mut whole = (!ats::transform_guard::can_stream_requests()).then_some(state.needs.request_limit);
     if state.needs.buffers_request {
         let limit = state.needs.request_limit as u64;
         if length(&request).is_some_and(|length| length > limit) {
@@ -69,7 +81,7 @@ pub(crate) fn prepare(this: &Attached<Transaction>, state: &mut State, messages:
             state.reply = Some(too_large());
             return;
         }
-        if fits_ats(state, expects, unannounced, length(&request)) {
+        if fits_ats(state, expects, length(&request)) {
             if let Err(error) = txn.config_int_set(ConfigKey::HTTP_REQUEST_BUFFER_ENABLED, 1) {
                 log::error!("a request's body cannot be buffered, and is answered 503: {error}");
                 state.reply = Some(Box::new(LocalResponse::text(503, "Service Unavailable\n")));
@@ -83,12 +95,12 @@ pub(crate) fn prepare(this: &Attached<Transaction>, state: &mut State, messages:
 }
 
 /// Whether ATS can buffer this body, and go on as it has to.
-fn fits_ats(state: &State, expects: bool, unannounced: bool, length: Option<u64>) -> bool {
+fn fits_ats(state: &State, expects: bool, length: Option<u64>) -> bool {
     let changes = state.needs.changes_body[Side::Request as usize];
     let response = !state.head && state.stream.wants_body(Side::Response);
     // Of what does not fit there, ATS drops the connection.
     let room = process::get().post_copy_size;
-    !expects && !unannounced && !(changes && response) && length.is_some_and(|length| length <= room)
+    !expects && !(changes && response) && length.is_some_and(|length| length <= room)
 }
 
 pub(crate) fn too_large() -> Box<LocalResponse> {
@@ -98,6 +110,14 @@ pub(crate) fn too_large() -> Box<LocalResponse> {
 /// REQUEST_BUFFER_READ_COMPLETE: shows the whole body to the chain.
 pub(crate) fn show_buffered(state: &mut State, hook: &mut Hook) {
     let chunked = hook.messages().client_req_get().is_some_and(|request| is_chunked(&request));
+    if state.unannounced && state.transforms[Side::Response as usize].is_some() {
+        log::warn!(
+            "a request with a body and no content-length is answered 411: ATS can send it on only with a length of \
+             ours, and has then no place for filters of response bodies"
+        );
+        state.reply = Some(Box::new(LocalResponse::text(411, "Length Required\n")));
+        return;
+    }
     match whole(hook, chunked, state.needs.request_limit) {
         Ok(body) => {
             let body = (!body.is_empty()).then(|| Box::new(IoBody(body)) as Box<dyn BodyBuffer>);
@@ -155,7 +175,7 @@ pub(crate) fn pass_buffered(state: &mut State, messages: &mut Messages<'_>) -> b
     if !passed.end {
         return false;
     }
-    if !state.stream.changed_body(Side::Request) {
+    if !state.stream.changed_body(Side::Request) && !state.unannounced {
         return true;
     }
     state.outgoing = Outgoing::Sized;
@@ -185,6 +205,13 @@ pub(crate) fn frame(outgoing: Outgoing, messages: &mut Messages<'_>) {
     if let Err(error) = result {
         log::error!("a request's framing cannot be written: {error}");
     }
+}
+
+/// READ_RESPONSE_HDR: whether the origin answered before it had all of a body that comes from a transform.
+pub(crate) fn was_given_up(state: &State, txn: Txn<'_>) -> bool {
+    state.transforms[Side::Request as usize].is_some()
+        && state.outgoing != Outgoing::Untouched
+        && state.sent != Some(txn.server_req_body_bytes())
 }
 
 /// READ_RESPONSE_HDR: ATS is to forget a body that was sent to the origin.

@@ -63,8 +63,12 @@ pub(crate) struct State {
     pub(crate) reply_body: Option<Vec<u8>>,
     /// The filters on the client's side have been shown the response's head.
     pub(crate) shown: bool,
+    /// The request's head says nothing of a body, and one may come: over HTTP/2.
+    pub(crate) unannounced: bool,
     /// How the request's body is sent.
     pub(crate) outgoing: Outgoing,
+    /// So much of it has left its transform, framing included; all of it.
+    pub(crate) sent: Option<u64>,
     /// The duty to re-enable, while the transaction waits.
     pub(crate) held: Option<Reenable>,
     pub(crate) wait: Wait,
@@ -86,7 +90,9 @@ impl State {
             replied: false,
             reply_body: None,
             shown: false,
+            unannounced: false,
             outgoing: Outgoing::Untouched,
+            sent: None,
             held: None,
             wait: Wait::new(wake),
             transforms: [None, None],

@@ -57,7 +57,8 @@ pub(crate) fn begin(rule: &Rule, request: &mut RemapRequest<'_>, handle: TxnHand
         .request()
         .map_or((false, false), |request| (request_body::is_announced(&request), request.method() == b"HEAD"));
     let txn = request.txn();
-    let has_body = has_body || request_body::may_come_unannounced(txn, &mut request.messages());
+    let unannounced = !has_body && request_body::may_come_unannounced(txn, &mut request.messages());
+    let has_body = has_body || unannounced;
     let mut stream = Stream::new(Arc::clone(chain), slot, Box::new(TxnHost::new(handle)));
     let verdict = stream.request_headers(!has_body);
     let remapped = stream.with_host(|host| host.request_line_changed()).unwrap_or(false);
@@ -66,7 +67,7 @@ pub(crate) fn begin(rule: &Rule, request: &mut RemapRequest<'_>, handle: TxnHand
     if !state.accept(verdict) {
         state.announce(txn);
     }
-    let hooks = hooks(&state, paused);
+    let hooks = hooks(&state, paused, unannounced);
     let mut transaction = Transaction { state: RefCell::new(state) };
     // A rule that names the plugin several times has several of us in one transaction: each has its own place.
     for place in &process::get().hooks {
@@ -92,7 +93,7 @@ pub(crate) fn begin(rule: &Rule, request: &mut RemapRequest<'_>, handle: TxnHand
 }
 
 /// The hooks that this transaction needs, besides TXN_CLOSE.
-fn hooks(state: &State, paused: bool) -> SmallVec<[HookId; 6]> {
+fn hooks(state: &State, paused: bool, unannounced: bool) -> SmallVec<[HookId; 6]> {
     let needs = &state.needs;
     let mut hooks = SmallVec::new();
     let mut hook = |wanted: bool, hook: HookId| {
@@ -108,7 +109,7 @@ fn hooks(state: &State, paused: bool) -> SmallVec<[HookId; 6]> {
     let response_body = !state.head && state.stream.wants_body(Side::Response);
     let at_origin = response_body && needs.response_body == Some(At::Origin);
     hook(paused, HookId::POST_REMAP);
-    hook(request_body && needs.buffers_request, HookId::REQUEST_BUFFER_READ_COMPLETE);
+    hook(request_body && (needs.buffers_request || unannounced), HookId::REQUEST_BUFFER_READ_COMPLETE);
     hook(request_body, HookId::SEND_REQUEST_HDR);
     hook(at_origin, HookId::CACHE_LOOKUP_COMPLETE);
     hook(request_body || at_origin || needs.origin_response_headers, HookId::READ_RESPONSE_HDR);
@@ -132,7 +133,10 @@ fn prepare(this: &Attached<Transaction>, state: &mut State, messages: &mut Messa
         without_ranges(messages);
         // The cache keeps what the origin sent: each client's response is transformed anew.
         messages.txn().cache_transformed(false);
-        transforms::add(messages.txn(), this, state, Side::Response, transforms::Input::default());
+        // Where the request has a transform, too, it is for READ_RESPONSE_HDR to say whether there may be another.
+        if state.transforms[Side::Request as usize].is_none() {
+            transforms::add(messages.txn(), this, state, Side::Response, transforms::Input::default());
+        }
     }
     true
 }
@@ -294,8 +298,8 @@ fn go_on(this: &Attached<Transaction>, state: &mut State, messages: &mut Message
                 return Next::Hold;
             }
             with_host(&mut state.stream, |host| host.response = ResponseView::Absent);
-            add_at_origin(this, state, messages);
-            Next::Resume
+            add_after_origin(this, state, messages);
+            if state.is_ending() { end(state, messages.txn()) } else { Next::Resume }
         }
         Stage::Response => finish_response(state, messages),
     }
@@ -335,18 +339,29 @@ fn from_origin(this: &Attached<Transaction>, state: &mut State, messages: &mut M
     go_on(this, state, messages)
 }
 
-/// The body of an object that the cache is to keep in the form that filters give it.
-fn add_at_origin(this: &Attached<Transaction>, state: &mut State, messages: &mut Messages<'_>) {
+/// The bodies of responses that could not be seen to before: of objects that the cache is to keep in the form that
+/// filters give them, and those behind a request with a transform of its own.
+fn add_after_origin(this: &Attached<Transaction>, state: &mut State, messages: &mut Messages<'_>) {
     let status = messages.server_resp_get().map_or(0, |response| response.status());
-    let wanted = state.needs.response_body == Some(At::Origin)
+    let wanted = state.needs.response_body.is_some()
         && !state.head
         && !matches!(status, 204 | 304)
         && state.transforms[Side::Response as usize].is_none()
         && state.stream.wants_body(Side::Response);
-    if wanted {
-        messages.txn().cache_transformed(true);
-        transforms::add(messages.txn(), this, state, Side::Response, transforms::Input::default());
+    if !wanted {
+        return;
     }
+    if request_body::was_given_up(state, messages.txn()) {
+        // ATS keeps the request's transform in its books then (`HttpSM::post_transform_info`), takes the response's
+        // for it, and closes what is gone. What filters cannot see is not sent.
+        log::warn!("the origin answered before it had the request's body: its answer is passed on without its own");
+        state.reply = messages.server_resp_get().map(|response| reply::without_body(&response));
+        return;
+    }
+    if state.needs.response_body == Some(At::Origin) {
+        messages.txn().cache_transformed(true);
+    }
+    transforms::add(messages.txn(), this, state, Side::Response, transforms::Input::default());
 }
 
 /// SEND_RESPONSE_HDR: writes a reply that waits, then shows the response to the chain.

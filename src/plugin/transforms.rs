@@ -191,6 +191,12 @@ impl Course {
                 Taken::Some => took = true,
                 Taken::Nothing => break,
                 Taken::Broken => {
+                    log::warn!("a {} body broke off", side.as_str());
+                    if side == Side::Response && !transform.output_opened() {
+                        // Nothing of it has gone out: that something is wrong can be said.
+                        state.reply = Some(Box::new(engine::LocalResponse::text(502, "Bad Gateway\n")));
+                        return self.end(side, state, transform);
+                    }
                     self.over = true;
                     return Next::Fail;
                 }
@@ -448,6 +454,9 @@ impl Course {
             if let Some(mut output) = transform.output() {
                 output.nbytes_set(self.written);
                 output.reenable();
+            }
+            if side == Side::Request {
+                state.sent = Some(self.written);
             }
             self.over = true;
             return Next::Complete;
