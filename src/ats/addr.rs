@@ -35,6 +35,38 @@ pub unsafe fn socket_addr(ptr: *const ats_sys::sockaddr) -> Option<SocketAddr> {
     }
 }
 
+/// The address as C has it.
+#[must_use]
+pub(crate) fn sockaddr(addr: SocketAddr) -> libc::sockaddr_storage {
+    // SAFETY: plain data, for which all zeroes is a value.
+    let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    let to = &raw mut storage;
+    match addr {
+        SocketAddr::V4(v4) => {
+            let from = sockaddr_in {
+                sin_family: AF_INET as libc::sa_family_t,
+                sin_port: v4.port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from(*v4.ip()).to_be() },
+                sin_zero: [0; 8],
+            };
+            // SAFETY: a storage is as large and as aligned as any address.
+            unsafe { to.cast::<sockaddr_in>().write(from) };
+        }
+        SocketAddr::V6(v6) => {
+            let from = sockaddr_in6 {
+                sin6_family: AF_INET6 as libc::sa_family_t,
+                sin6_port: v6.port().to_be(),
+                sin6_flowinfo: v6.flowinfo(),
+                sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
+                sin6_scope_id: v6.scope_id(),
+            };
+            // SAFETY: a storage is as large and as aligned as any address.
+            unsafe { to.cast::<sockaddr_in6>().write(from) };
+        }
+    }
+    storage
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,6 +78,9 @@ mod tests {
             let storage = fake_ats::sockaddr(addr);
             // SAFETY: a whole sockaddr_storage.
             assert_eq!(unsafe { socket_addr((&raw const storage).cast()) }, Some(addr));
+            let own = sockaddr(addr);
+            // SAFETY: a whole sockaddr_storage.
+            assert_eq!(unsafe { socket_addr((&raw const own).cast()) }, Some(addr));
         }
     }
 

@@ -14,6 +14,8 @@
 //! | [`transform`], [`transform_io`], [`wake`] | transforms of bodies: their life, what they do, how they are woken |
 //! | [`iobuf`], [`vio`] | the buffers that bodies are in; their way from one side to the other |
 //! | [`txn_body`] | bodies without a transform |
+//! | [`session`], [`tls`], [`certificate`] | the connections of a transaction, and who is at their ends |
+//! | [`routing`], [`record`] | where it goes, what the cache makes of it; records that it overrides |
 //! | [`cont`], [`schedule`], [`event`], [`thread`] | continuations, timers, event numbers, threads |
 //! | [`log`](mod@log), [`stats`], [`mgmt`], [`alloc`] | diagnostics, counters, records, memory that ATS will free |
 //!
@@ -27,6 +29,7 @@
 
 pub mod addr;
 pub mod alloc;
+pub mod certificate;
 pub mod cont;
 pub mod error;
 pub mod event;
@@ -41,11 +44,15 @@ pub mod log;
 pub mod messages;
 pub mod mgmt;
 pub mod raw_slice;
+pub mod record;
 pub mod remap;
+pub mod routing;
 pub mod schedule;
+pub mod session;
 pub mod share;
 pub mod stats;
 pub mod thread;
+pub mod tls;
 pub mod transform;
 pub mod transform_guard;
 pub mod transform_io;

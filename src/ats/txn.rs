@@ -51,26 +51,48 @@ pub enum CacheLookup {
 pub struct Milestone(TSMilestonesType);
 
 macro_rules! milestones {
-    ($($name:ident = $value:ident;)+) => {
+    ($($name:ident $text:literal = $value:ident;)+) => {
         impl Milestone {
             $(#[doc = concat!("`", stringify!($value), "`")]
             pub const $name: Self = Self(ats_sys::$value);)+
+
+            /// The milestone of this name, in small letters: what stands behind `TS_MILESTONE_`.
+            #[must_use]
+            pub fn find(name: &[u8]) -> Option<Self> {
+                match name {
+                    $($text => Some(Self::$name),)+
+                    _ => None,
+                }
+            }
         }
     };
 }
 
 milestones! {
-    UA_BEGIN = TS_MILESTONE_UA_BEGIN;
-    UA_READ_HEADER_DONE = TS_MILESTONE_UA_READ_HEADER_DONE;
-    UA_BEGIN_WRITE = TS_MILESTONE_UA_BEGIN_WRITE;
-    UA_CLOSE = TS_MILESTONE_UA_CLOSE;
-    SERVER_CONNECT = TS_MILESTONE_SERVER_CONNECT;
-    SERVER_CONNECT_END = TS_MILESTONE_SERVER_CONNECT_END;
-    SERVER_FIRST_READ = TS_MILESTONE_SERVER_FIRST_READ;
-    SERVER_READ_HEADER_DONE = TS_MILESTONE_SERVER_READ_HEADER_DONE;
-    SERVER_CLOSE = TS_MILESTONE_SERVER_CLOSE;
-    SM_START = TS_MILESTONE_SM_START;
-    SM_FINISH = TS_MILESTONE_SM_FINISH;
+    UA_BEGIN b"ua_begin" = TS_MILESTONE_UA_BEGIN;
+    UA_FIRST_READ b"ua_first_read" = TS_MILESTONE_UA_FIRST_READ;
+    UA_READ_HEADER_DONE b"ua_read_header_done" = TS_MILESTONE_UA_READ_HEADER_DONE;
+    UA_BEGIN_WRITE b"ua_begin_write" = TS_MILESTONE_UA_BEGIN_WRITE;
+    UA_CLOSE b"ua_close" = TS_MILESTONE_UA_CLOSE;
+    SERVER_FIRST_CONNECT b"server_first_connect" = TS_MILESTONE_SERVER_FIRST_CONNECT;
+    SERVER_CONNECT b"server_connect" = TS_MILESTONE_SERVER_CONNECT;
+    SERVER_CONNECT_END b"server_connect_end" = TS_MILESTONE_SERVER_CONNECT_END;
+    SERVER_BEGIN_WRITE b"server_begin_write" = TS_MILESTONE_SERVER_BEGIN_WRITE;
+    SERVER_FIRST_READ b"server_first_read" = TS_MILESTONE_SERVER_FIRST_READ;
+    SERVER_READ_HEADER_DONE b"server_read_header_done" = TS_MILESTONE_SERVER_READ_HEADER_DONE;
+    SERVER_CLOSE b"server_close" = TS_MILESTONE_SERVER_CLOSE;
+    CACHE_OPEN_READ_BEGIN b"cache_open_read_begin" = TS_MILESTONE_CACHE_OPEN_READ_BEGIN;
+    CACHE_OPEN_READ_END b"cache_open_read_end" = TS_MILESTONE_CACHE_OPEN_READ_END;
+    CACHE_OPEN_WRITE_BEGIN b"cache_open_write_begin" = TS_MILESTONE_CACHE_OPEN_WRITE_BEGIN;
+    CACHE_OPEN_WRITE_END b"cache_open_write_end" = TS_MILESTONE_CACHE_OPEN_WRITE_END;
+    DNS_LOOKUP_BEGIN b"dns_lookup_begin" = TS_MILESTONE_DNS_LOOKUP_BEGIN;
+    DNS_LOOKUP_END b"dns_lookup_end" = TS_MILESTONE_DNS_LOOKUP_END;
+    SM_START b"sm_start" = TS_MILESTONE_SM_START;
+    SM_FINISH b"sm_finish" = TS_MILESTONE_SM_FINISH;
+    PLUGIN_ACTIVE b"plugin_active" = TS_MILESTONE_PLUGIN_ACTIVE;
+    PLUGIN_TOTAL b"plugin_total" = TS_MILESTONE_PLUGIN_TOTAL;
+    TLS_HANDSHAKE_START b"tls_handshake_start" = TS_MILESTONE_TLS_HANDSHAKE_START;
+    TLS_HANDSHAKE_END b"tls_handshake_end" = TS_MILESTONE_TLS_HANDSHAKE_END;
 }
 
 /// A record that a transaction may override (`TSOverridableConfigKey`).
@@ -81,7 +103,11 @@ impl ConfigKey {
     /// `proxy.config.http.request_buffer_enabled`
     pub const HTTP_REQUEST_BUFFER_ENABLED: Self = Self(ats_sys::TS_CONFIG_HTTP_REQUEST_BUFFER_ENABLED);
 
-    /// The key of a record's name (`TSHttpTxnConfigFind`). Any thread.
+    /// `proxy.config.http.chunking_enabled`
+    pub const HTTP_CHUNKING_ENABLED: Self = Self(ats_sys::TS_CONFIG_HTTP_CHUNKING_ENABLED);
+
+    /// The key of the name of a record that is an integer (`TSHttpTxnConfigFind`); see [`crate::record`] for those that
+    /// are not. Any thread.
     #[must_use]
     pub fn find(name: &[u8]) -> Option<Self> {
         let len = c_len(name, 1024, "record name").ok()?;
@@ -89,7 +115,8 @@ impl ConfigKey {
         let mut kind = ats_sys::TS_RECORDDATATYPE_NULL;
         // SAFETY: the name is read within the given length; both results are ours to write to.
         let code = unsafe { TSHttpTxnConfigFind(name.as_ptr().cast(), len, &raw mut key, &raw mut kind) };
-        (code == TS_SUCCESS).then_some(Self(key))
+        // With any other type, ATS's calls for integers dereference a null pointer.
+        (code == TS_SUCCESS && kind == ats_sys::TS_RECORDDATATYPE_INT).then_some(Self(key))
     }
 }
 

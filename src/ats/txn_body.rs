@@ -6,7 +6,9 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 use ats_sys::{
-    TS_EVENT_HTTP_SEND_RESPONSE_HDR, TS_SUCCESS, TSHttpTxnPostBufferReaderGet, TSHttpTxnServerFdGet,
+    TS_EVENT_HTTP_SEND_RESPONSE_HDR, TS_SUCCESS, TSHttpSsnClientVConnGet, TSHttpTxnServerVConnGet, TSVConnInactivityTimeoutSet, TSVConnReadVIOGet, TSVIONBytesGet,
+    TSVIONBytesSet, TSVIONDoneGet, TSVIOReenable, TSHttpTxnSsnGet,
+    TSIOBufferReaderAvail, TSVConnWriteVIOGet, TSVIOBufferGet, TSVIOReaderGet, TSHttpTxnPostBufferReaderGet, TSHttpTxnServerFdGet,
     TSHttpTxnServerReqBodyBytesGet, TSHttpTxnServerRequestBodySet, TSHttpTxnShutDown, TSIOBufferReaderFree, tsapi_bufferreader,
 };
 
@@ -70,6 +72,101 @@ impl Txn<'_> {
     pub fn server_req_body_bytes(self) -> u64 {
         // SAFETY: a live transaction on its thread.
         u64::try_from(unsafe { TSHttpTxnServerReqBodyBytesGet(self.as_raw()) }).unwrap_or(0)
+    }
+
+    /// How many bytes wait to be written to the client's connection (`TSHttpSsnClientVConnGet`, `TSVConnWriteVIOGet`);
+    /// `None` where that cannot be told: over HTTP/2, whose streams share a connection.
+    #[must_use]
+    pub fn client_backlog(self) -> Option<usize> {
+        if self.client_protocol_contains(c"h2") {
+            return None;
+        }
+        // SAFETY: a live transaction on its thread, whose client's connection lives as long as it is the session's; its
+        // operation is a part of it, and as long as that has a buffer, its reader is alive.
+        unsafe {
+            let session = TSHttpTxnSsnGet(self.as_raw());
+            if session.is_null() {
+                return None;
+            }
+            let connection = TSHttpSsnClientVConnGet(session);
+            if connection.is_null() {
+                return None;
+            }
+            let vio = TSVConnWriteVIOGet(connection);
+            if vio.is_null() || TSVIOBufferGet(vio).is_null() {
+                return None;
+            }
+            let reader = TSVIOReaderGet(vio);
+            if reader.is_null() { None } else { usize::try_from(TSIOBufferReaderAvail(reader)).ok() }
+        }
+    }
+
+    /// How many bytes wait to be written to the origin's connection (`TSHttpTxnServerVConnGet`, `TSVConnWriteVIOGet`).
+    #[must_use]
+    pub fn server_backlog(self) -> Option<usize> {
+        // SAFETY: as for the client's connection, above.
+        unsafe {
+            let connection = TSHttpTxnServerVConnGet(self.as_raw());
+            if connection.is_null() {
+                return None;
+            }
+            let vio = TSVConnWriteVIOGet(connection);
+            if vio.is_null() || TSVIOBufferGet(vio).is_null() {
+                return None;
+            }
+            let reader = TSVIOReaderGet(vio);
+            if reader.is_null() { None } else { usize::try_from(TSIOBufferReaderAvail(reader)).ok() }
+        }
+    }
+
+    /// Has the connection to the client time out (`TSVConnInactivityTimeoutSet`), within a second or so, unless others
+    /// share it: ATS ends the transaction then. To end it by `shutdown(2)` would not do: ATS takes that for a client
+    /// that has said all, and waits.
+    pub fn client_time_out(self) {
+        if self.client_protocol_contains(c"h2") {
+            return;
+        }
+        // SAFETY: a live transaction on its thread, whose client's connection lives as long as it is the session's.
+        unsafe {
+            let session = TSHttpTxnSsnGet(self.as_raw());
+            if session.is_null() {
+                return;
+            }
+            let connection = TSHttpSsnClientVConnGet(session);
+            if !connection.is_null() {
+                TSVConnInactivityTimeoutSet(connection, 1);
+            }
+        }
+    }
+
+    /// Has ATS stop reading from the origin, or go on (`TSHttpTxnServerVConnGet`, `TSVIONBytesSet`): a body in chunks it
+    /// would read to its end, whoever has to hold it (`HttpTunnel` takes the framing off into a buffer without bounds).
+    ///
+    /// `so_far` keeps what ATS had set, while it has stopped.
+    pub fn server_read_hold(self, hold: bool, so_far: &mut Option<i64>) {
+        if hold == so_far.is_some() {
+            return;
+        }
+        // SAFETY: a live transaction on its thread, whose connection to the origin, if there is one, lives; its operation
+        // is a part of it.
+        unsafe {
+            let connection = TSHttpTxnServerVConnGet(self.as_raw());
+            let vio = if connection.is_null() { std::ptr::null_mut() } else { TSVConnReadVIOGet(connection) };
+            if vio.is_null() || TSVIOBufferGet(vio).is_null() {
+                *so_far = None;
+                return;
+            }
+            match so_far.take() {
+                Some(nbytes) => {
+                    TSVIONBytesSet(vio, nbytes);
+                    TSVIOReenable(vio);
+                }
+                None => {
+                    *so_far = Some(TSVIONBytesGet(vio));
+                    TSVIONBytesSet(vio, TSVIONDoneGet(vio));
+                }
+            }
+        }
     }
 
     /// Ends the connection to the origin, if there is one (`shutdown(2)` on [`Self::server_fd`]): ATS finds it closed

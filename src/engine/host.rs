@@ -170,6 +170,12 @@ pub struct LocalResponse {
 }
 
 impl LocalResponse {
+    /// The body that is sent: none where the status has none.
+    #[must_use]
+    pub fn sent_body(&self) -> &[u8] {
+        if matches!(self.status, 204 | 304) { &[] } else { &self.body }
+    }
+
     /// A response of the engine's own: a status, a short text.
     #[must_use]
     pub fn text(status: u16, body: &str) -> Self {

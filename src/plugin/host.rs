@@ -95,11 +95,13 @@ impl TxnHost {
     }
 
     /// Makes the copy of the response on which filters work while its body is on its way, of so many bytes if known.
-    pub(crate) fn begin_early(&mut self, body: Option<u64>) {
-        let Some(mut messages) = self.txn.messages() else { return };
-        if let Some(response) = messages.transform_resp_get() {
-            self.response = ResponseView::Early(Box::new(Overlay::of(&response, body)));
-        }
+    /// Its status.
+    pub(crate) fn begin_early(&mut self, body: Option<u64>) -> Option<u16> {
+        let mut messages = self.txn.messages()?;
+        let overlay = Overlay::of(&messages.transform_resp_get()?, body);
+        let status = overlay.status;
+        self.response = ResponseView::Early(Box::new(overlay));
+        Some(status)
     }
 
     /// What filters say of the length of the response's body.
@@ -334,8 +336,8 @@ impl StreamHost for TxnHost {
         properties::read(self, path, out)
     }
 
-    fn set_property(&mut self, _path: &[u8], _value: &[u8]) -> Result<(), Error> {
-        Err(absent())
+    fn set_property(&mut self, path: &[u8], value: &[u8]) -> Result<(), Error> {
+        properties::write(self, path, value)
     }
 
     fn request_line_changed(&self) -> bool {

@@ -106,8 +106,30 @@ fn write_head(head: &mut Response<'_>, response: &LocalResponse, no_body: bool) 
     Ok(())
 }
 
+/// SEND_RESPONSE_HDR of an answer whose body comes from a transform, which has told its length.
+pub(crate) fn write_over_transform(messages: &mut Messages<'_>, response: &LocalResponse) {
+    clear(messages);
+    let Some(mut head) = messages.client_resp_get() else { return };
+    if let Err(error) = write_head(&mut head, response, has_no_body(response.status)) {
+        log::error!("a local response is incomplete: {error}");
+    }
+}
+
 /// SEND_RESPONSE_HDR of a response whose body ATS takes from us, or has none: makes it the filter's as a whole.
 pub(crate) fn overwrite(messages: &mut Messages<'_>, response: &LocalResponse, head: bool) {
+    clear(messages);
+    write(messages, response);
+    if head
+        && !has_no_body(response.status)
+        && let Some(mut old) = messages.client_resp_get()
+    {
+        let length = response.body.len().to_string();
+        let _ = old.set(b"Content-Length", length.as_bytes());
+    }
+}
+
+/// Takes the fields of another response away.
+fn clear(messages: &mut Messages<'_>) {
     if let Some(mut old) = messages.client_resp_get() {
         let mut names = Vec::new();
         old.for_each(|name, _| {
@@ -118,11 +140,6 @@ pub(crate) fn overwrite(messages: &mut Messages<'_>, response: &LocalResponse, h
         for name in names {
             let _ = old.remove(&name);
         }
-    }
-    write(messages, response);
-    if head && !has_no_body(response.status) && let Some(mut old) = messages.client_resp_get() {
-        let length = response.body.len().to_string();
-        let _ = old.set(b"Content-Length", length.as_bytes());
     }
 }
 

@@ -62,7 +62,15 @@ pub(crate) fn prepare(this: &Attached<Transaction>, state: &mut State, messages:
     // ATS waits for the origin's "100 Continue" before it reads the body, and the origin is asked when we have it.
     // A client that was told nothing sends it all the same, if late.
     let expects = request.remove(b"Expect").unwrap_or(false);
-    if is_unannounced(&request) {
+    // What a client has a type for, it has.
+    let certain = request.get_first(b"Content-Type").is_some();
+    if is_unannounced(&request) && certain {
+        // ATS opens a transform for what is said to be chunked, and gives it chunks.
+        state.unannounced = true;
+        if request.append(b"Transfer-Encoding", b"chunked").is_err() {
+            return;
+        }
+    } else if is_unannounced(&request) {
         // Whether there is one ATS knows, and a plugin cannot: a transform without a body to read would leave its place
         // in the tunnel taken. ATS's own buffer comes to us if there is one.
         state.unannounced = true;
@@ -110,14 +118,6 @@ pub(crate) fn too_large() -> Box<LocalResponse> {
 /// REQUEST_BUFFER_READ_COMPLETE: shows the whole body to the chain.
 pub(crate) fn show_buffered(state: &mut State, hook: &mut Hook) {
     let chunked = hook.messages().client_req_get().is_some_and(|request| is_chunked(&request));
-    if state.unannounced && state.transforms[Side::Response as usize].is_some() {
-        log::warn!(
-            "a request with a body and no content-length is answered 411: ATS can send it on only with a length of \
-             ours, and has then no place for filters of response bodies"
-        );
-        state.reply = Some(Box::new(LocalResponse::text(411, "Length Required\n")));
-        return;
-    }
     match whole(hook, chunked, state.needs.request_limit) {
         Ok(body) => {
             let body = (!body.is_empty()).then(|| Box::new(IoBody(body)) as Box<dyn BodyBuffer>);
@@ -175,8 +175,23 @@ pub(crate) fn pass_buffered(state: &mut State, messages: &mut Messages<'_>) -> b
     if !passed.end {
         return false;
     }
-    if !state.stream.changed_body(Side::Request) && !state.unannounced {
+    if !state.stream.changed_body(Side::Request) {
+        if state.unannounced {
+            // ATS sends what it has buffered as it is, and would say nothing of its length.
+            let length = passed.bytes.as_ref().map_or(0, |bytes| bytes.len()).to_string();
+            if let Some(mut request) = messages.client_req_get() {
+                let _ = request.set(b"Content-Length", length.as_bytes());
+            }
+        }
         return true;
+    }
+    if state.unannounced && state.transforms[Side::Response as usize].is_some() {
+        log::warn!(
+            "a request with a body and no content-length is answered 411: a filter changed it, ATS can send that only \
+             as a whole, and has then no place for filters of response bodies"
+        );
+        state.reply = Some(Box::new(LocalResponse::text(411, "Length Required\n")));
+        return false;
     }
     state.outgoing = Outgoing::Sized;
     let len = passed.bytes.as_ref().map_or(0, |bytes| bytes.len());
@@ -211,7 +226,8 @@ pub(crate) fn frame(outgoing: Outgoing, messages: &mut Messages<'_>) {
 pub(crate) fn was_given_up(state: &State, txn: Txn<'_>) -> bool {
     state.transforms[Side::Request as usize].is_some()
         && state.outgoing != Outgoing::Untouched
-        && state.sent != Some(txn.server_req_body_bytes())
+        // Of a body that did not come after all, ATS leaves the transform in the tunnel's place.
+        && (state.sent != Some(txn.server_req_body_bytes()) || state.unannounced && !state.came)
 }
 
 /// READ_RESPONSE_HDR: ATS is to forget a body that was sent to the origin.

@@ -59,6 +59,8 @@ pub(crate) struct State {
     pub(crate) closing: bool,
     /// The reply has been written; the response callbacks see it.
     pub(crate) replied: bool,
+    /// The reply's body is a transform's: its head alone is to be written.
+    pub(crate) answers_as_transform: bool,
     /// The reply's body, before filters have seen it.
     pub(crate) reply_body: Option<Vec<u8>>,
     /// The filters on the client's side have been shown the response's head.
@@ -69,6 +71,8 @@ pub(crate) struct State {
     pub(crate) outgoing: Outgoing,
     /// So much of it has left its transform, framing included; all of it.
     pub(crate) sent: Option<u64>,
+    /// There was a body.
+    pub(crate) came: bool,
     /// The duty to re-enable, while the transaction waits.
     pub(crate) held: Option<Reenable>,
     pub(crate) wait: Wait,
@@ -88,11 +92,13 @@ impl State {
             reply: None,
             closing: false,
             replied: false,
+            answers_as_transform: false,
             reply_body: None,
             shown: false,
             unannounced: false,
             outgoing: Outgoing::Untouched,
             sent: None,
+            came: false,
             held: None,
             wait: Wait::new(wake),
             transforms: [None, None],

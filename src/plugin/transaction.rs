@@ -14,7 +14,7 @@ use ats::messages::Messages;
 use ats::remap::RemapRequest;
 use ats::txn::{CacheLookup, Txn};
 use ats::txn_hooks::{Attached, TxnHandler};
-use engine::{At, Side, Stream, Verdict};
+use engine::{At, LocalResponse, Side, Stream, Verdict};
 use smallvec::SmallVec;
 
 use crate::host::{ResponseView, TxnHost, with_host};
@@ -288,7 +288,11 @@ fn go_on(this: &Attached<Transaction>, state: &mut State, messages: &mut Message
             if state.is_ending() {
                 return end(state, messages.txn());
             }
-            if request_body::pass_buffered(state, messages) { Next::Resume } else { Next::Hold }
+            match request_body::pass_buffered(state, messages) {
+                true => Next::Resume,
+                false if state.is_ending() => end(state, messages.txn()),
+                false => Next::Hold,
+            }
         }
         Stage::Origin => {
             if state.is_ending() {
@@ -355,7 +359,11 @@ fn add_after_origin(this: &Attached<Transaction>, state: &mut State, messages: &
         // ATS keeps the request's transform in its books then (`HttpSM::post_transform_info`), takes the response's
         // for it, and closes what is gone. What filters cannot see is not sent.
         log::warn!("the origin answered before it had the request's body: its answer is passed on without its own");
-        state.reply = messages.server_resp_get().map(|response| reply::without_body(&response));
+        let answer = messages.server_resp_get().filter(|response| response.status() >= 300);
+        state.reply = Some(answer.map_or_else(
+            || Box::new(LocalResponse::text(502, "Bad Gateway\n")),
+            |response| reply::without_body(&response),
+        ));
         return;
     }
     if state.needs.response_body == Some(At::Origin) {
@@ -371,7 +379,11 @@ fn to_client(_this: &Attached<Transaction>, state: &mut State, messages: &mut Me
     }
     state.stage = Stage::Response;
     if let Some(response) = state.reply.take() {
-        reply::write(messages, &response);
+        if state.answers_as_transform {
+            reply::write_over_transform(messages, &response);
+        } else {
+            reply::write(messages, &response);
+        }
         state.replied = true;
         if !state.shown && !response.body.is_empty() && !state.head {
             state.reply_body = Some(response.body);

@@ -6,11 +6,12 @@
 //! go wrong.
 
 use std::cell::RefCell;
+use std::time::Duration;
 
 use ats::iobuf::IoBuffer;
 use ats::transform::{TransformEvent, TransformHandler, TransformRef, TransformSide};
 use ats::transform_io::Transform;
-use ats::txn::Txn;
+use ats::txn::{ConfigKey, Txn};
 use ats::txn_hooks::Attached;
 use ats::vio::UNKNOWN;
 use engine::{BodyBuffer, Side};
@@ -23,6 +24,11 @@ use crate::state::{Outgoing, State, Transaction, watch};
 
 /// What is taken from upstream at a time, and what may wait in the output.
 const WINDOW: usize = 128 << 10;
+
+/// What may wait to be written to the client, or to the origin. ATS takes all that a transform has, whether the other
+/// side reads or not, and says nothing when it does: then we look again after a moment.
+const PEER_WINDOW: usize = 1 << 20;
+const MOMENT: Duration = Duration::from_millis(2);
 
 /// A request's length in a header that will not be sent: its body goes out in chunks.
 ///
@@ -95,6 +101,12 @@ struct Course {
     framed: bool,
     /// An empty buffer, to be used again.
     spare: Option<IoBuffer>,
+    /// The output was opened.
+    opened: bool,
+    /// The other side reads too slowly for more.
+    blocked: bool,
+    /// The origin is not read from meanwhile.
+    server_held: Option<i64>,
     /// All is said.
     over: bool,
 }
@@ -132,7 +144,14 @@ impl TransformHandler for Body {
                 return;
             }
             with_host(&mut state.stream, |host| host.inject("TRANSFORM"));
-            let next = this.course.borrow_mut().step(this.side, &mut state, transform);
+            let mut course = this.course.borrow_mut();
+            let next = course.step(this.side, &mut state, transform);
+            if std::mem::take(&mut course.blocked)
+                && let Err(error) = this.schedule(MOMENT)
+            {
+                log::error!("a body that waits for its reader has no timer: {error}");
+            }
+            drop(course);
             if state.stream.deadline().is_some() || state.stream.is_holding() {
                 watch(&transaction, &mut state);
             }
@@ -156,8 +175,24 @@ impl TransformHandler for Body {
         }
     }
 
-    fn closed(&self, _aborted: bool) {
-        *self.transaction.borrow_mut() = None;
+    fn closed(&self, aborted: bool) {
+        if let Some(transaction) = self.transaction.borrow_mut().take()
+            && aborted
+            && self.side == Side::Response
+            && !self.course.borrow().opened
+            && !self.course.borrow().over
+            && let Ok(mut state) = transaction.state.try_borrow_mut()
+            && !state.over
+        {
+            // The origin broke off, ATS has closed us, and now waits for our output (`HttpSM::
+            // state_common_wait_for_transform_read`, "Case 2"): for ever, if nothing happens to the client.
+            log::warn!("a response broke off before any of it was sent; its client is let go");
+            with_host(&mut state.stream, |host| {
+                if let Ok((messages, ..)) = host.parts() {
+                    messages.txn().client_time_out();
+                }
+            });
+        }
         *self.course.borrow_mut() = Course { over: true, ..Course::default() };
     }
 
@@ -184,7 +219,20 @@ impl Course {
         while !state.is_ending() {
             self.collect(side, state);
             self.deliver(transform);
-            if self.ended || !state.stream.wants_more(side) || self.waiting(transform) >= WINDOW {
+            if !self.ended && self.opened {
+                let backlog = transform.txn().and_then(|txn| match side {
+                    Side::Request => txn.server_backlog(),
+                    Side::Response => txn.client_backlog(),
+                });
+                self.blocked = backlog.is_some_and(|waiting| waiting > PEER_WINDOW);
+                if side == Side::Response
+                    && self.announced.is_none()
+                    && let Some(txn) = transform.txn()
+                {
+                    txn.server_read_hold(self.blocked, &mut self.server_held);
+                }
+            }
+            if self.blocked || self.ended || !state.stream.wants_more(side) || self.waiting(transform) >= WINDOW {
                 break;
             }
             match self.take(side, state, transform) {
@@ -223,9 +271,15 @@ impl Course {
         self.announced = (nbytes != UNKNOWN).then_some(nbytes);
         if side == Side::Response && state.needs.response_body == Some(engine::At::Client) && !state.shown {
             state.shown = true;
-            with_host(&mut state.stream, |host| host.begin_early(self.announced));
-            let verdict = state.stream.response_headers(engine::At::Client, self.announced == Some(0));
+            let status = with_host(&mut state.stream, |host| host.begin_early(self.announced)).flatten();
+            let bodiless = self.announced == Some(0) || matches!(status, Some(204 | 304));
+            let verdict = state.stream.response_headers(engine::At::Client, bodiless);
             state.accept(verdict);
+            if bodiless {
+                // The headers were the end of the stream: no body is shown behind them.
+                self.ended = true;
+                self.finished = true;
+            }
         }
     }
 
@@ -390,8 +444,15 @@ impl Course {
             _ => UNKNOWN,
         };
         self.promised = if let Known::Is(nbytes) = length { Some(nbytes) } else { None };
+        if side == Side::Response && self.promised.is_some() && let Some(txn) = transform.txn() {
+            // Else ATS sends in chunks what the origin sent in chunks, also where it knows the length.
+            if let Err(error) = txn.config_int_set(ConfigKey::HTTP_CHUNKING_ENABLED, 0) {
+                log::debug!("a response goes out in chunks: {error}");
+            }
+        }
         self.framed = side == Side::Request && length == Known::Never;
         let opened = IoBuffer::new().and_then(|buffer| transform.output_open(buffer, nbytes));
+        self.opened = opened.is_ok();
         if let Err(error) = &opened {
             log::error!("the output of a body's transform cannot be opened: {error}");
         }
@@ -457,6 +518,7 @@ impl Course {
             }
             if side == Side::Request {
                 state.sent = Some(self.written);
+                state.came = self.taken > 0;
             }
             self.over = true;
             return Next::Complete;
@@ -474,11 +536,21 @@ impl Course {
                 log::error!("a response is cut, for it is too late for another answer");
                 Next::Fail
             }
-            Side::Response => {
+            Side::Response if transform.input().is_some_and(|input| input.reader().is_some()) => {
                 if let Some(txn) = transform.txn() {
                     state.announce(txn);
                 }
                 Next::Fail
+            }
+            // Upstream is gone and hears of no error: the answer's body is sent as the transform's.
+            Side::Response => {
+                state.answers_as_transform = true;
+                let body = state.reply.as_ref().map_or(&[][..], |reply| reply.sent_body());
+                let opened = IoBuffer::new().and_then(|mut buffer| {
+                    buffer.write(body);
+                    transform.output_open(buffer, body.len() as u64)
+                });
+                if opened.is_ok() { Next::Nothing } else { Next::Fail }
             }
             // SEND_REQUEST_HDR, which follows, answers.
             Side::Request if !opened => {

@@ -128,6 +128,23 @@ impl Drop for Message {
     }
 }
 
+/// A buffer that the plugin owns.
+pub(crate) fn create() -> TSMBuffer {
+    Box::into_raw(Box::new(Heap { writeable: true })).cast()
+}
+
+/// The end of a buffer of [`create`].
+pub(crate) fn destroy(bufp: TSMBuffer) {
+    assert!(!bufp.is_null(), "fake ATS: null buffer");
+    // SAFETY: made by `create`, and destroyed once.
+    drop(unsafe { Box::from_raw(bufp.cast::<Heap>()) });
+}
+
+/// A URL that the plugin owns; released with no parent.
+pub(crate) fn create_url() -> TSMLoc {
+    Box::into_raw(Box::new(Loc::Url(UrlImpl::default()))).cast()
+}
+
 #[track_caller]
 pub(crate) fn writeable(bufp: TSMBuffer) -> bool {
     object::<_, Heap>(bufp).writeable
@@ -186,6 +203,12 @@ pub(crate) fn answer(text: &[u8], len: *mut c_int) -> *const c_char {
 
 #[unsafe(no_mangle)]
 extern "C" fn TSHandleMLocRelease(_bufp: TSMBuffer, parent: TSMLoc, mloc: TSMLoc) -> TSReturnCode {
+    if parent.is_null() {
+        assert!(matches!(object::<_, Loc>(mloc), Loc::Url(_)), "fake ATS: a handle without its parent");
+        // SAFETY: a URL of `create_url`, which is not used again.
+        drop(unsafe { Box::from_raw(mloc.cast::<Loc>()) });
+        return TS_SUCCESS;
+    }
     slot_number(parent, mloc);
     FIELD_HANDLES.set(FIELD_HANDLES.get() - 1);
     // SAFETY: a handle of `new_handle`, by the check above, which is not used again.

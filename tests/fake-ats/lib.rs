@@ -13,6 +13,7 @@ mod cont;
 mod heap;
 mod iobuf;
 mod misc;
+mod routing;
 mod stats;
 mod txn;
 mod url;

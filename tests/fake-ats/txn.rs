@@ -7,7 +7,7 @@ use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ats_sys::{
-    TS_CONFIG_HTTP_REQUEST_BUFFER_ENABLED, TS_ERROR, TS_EVENT_HTTP_READ_REQUEST_HDR, TS_EVENT_HTTP_TXN_CLOSE,
+    TS_ERROR, TS_EVENT_HTTP_READ_REQUEST_HDR, TS_EVENT_HTTP_TXN_CLOSE,
     TS_RECORDDATATYPE_INT, TS_SUCCESS, TSCont, TSEvent, TSHRTime, TSHttpHookID, TSHttpStatus, TSHttpTxn, TSIOBuffer,
     TSIOBufferReader, TSMBuffer, TSMLoc, TSMgmtInt, TSMilestonesType, TSOverridableConfigKey, TSRecordDataType,
     TSReturnCode, TSUserArgType,
@@ -23,7 +23,7 @@ pub struct FakeTxn(Box<Shared>);
 struct Shared(Mutex<State>);
 
 #[derive(Default)]
-struct State {
+pub(crate) struct State {
     messages: HashMap<Slot, Message>,
     hooks: Vec<(TSHttpHookID, TSCont)>,
     /// Hooks that are still to be called, by [`FakeTxn::run`].
@@ -32,12 +32,13 @@ struct State {
     on_reenable: Option<Box<dyn FnMut(TSEvent)>>,
     status: TSHttpStatus,
     body: Option<(*mut c_char, usize, *mut c_char)>,
-    address: Option<Box<libc::sockaddr_storage>>,
+    pub(crate) address: Option<Box<libc::sockaddr_storage>>,
     internal: bool,
     aborted: bool,
     cache_lookup: Option<c_int>,
     cache_transformed: (c_int, c_int),
     config: HashMap<TSOverridableConfigKey, TSMgmtInt>,
+    pub(crate) routing: crate::routing::Routing,
     args: HashMap<c_int, usize>,
     milestones: HashMap<TSMilestonesType, TSHRTime>,
     tag: Option<String>,
@@ -135,6 +136,12 @@ impl FakeTxn {
         (state.internal, state.aborted) = (internal, aborted);
     }
 
+    /// What `TSHttpTxnRedirectUrlSet` left.
+    #[must_use]
+    pub fn redirect_url(&self) -> Option<Vec<u8>> {
+        self.state().routing.redirect_url()
+    }
+
     /// The continuations of a hook.
     pub(crate) fn conts(&self, hook: TSHttpHookID) -> Vec<TSCont> {
         self.state().hooks.iter().filter(|(added, _)| *added == hook).map(|(_, cont)| *cont).collect()
@@ -221,7 +228,7 @@ fn free_request_body(state: &mut State) {
 }
 
 #[track_caller]
-fn state<'a>(txn: TSHttpTxn) -> MutexGuard<'a, State> {
+pub(crate) fn state<'a>(txn: TSHttpTxn) -> MutexGuard<'a, State> {
     let shared: &mut Shared = object(txn);
     shared.0.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -379,16 +386,38 @@ extern "C" fn TSHttpTxnConfigFind(
     key: *mut TSOverridableConfigKey,
     kind: *mut TSRecordDataType,
 ) -> TSReturnCode {
-    if bytes(name, len) != b"proxy.config.http.request_buffer_enabled" {
-        return TS_ERROR;
-    }
-    put(key, TS_CONFIG_HTTP_REQUEST_BUFFER_ENABLED);
-    put(kind, TS_RECORDDATATYPE_INT);
+    let (found, found_kind) = match bytes(name, len) {
+        b"proxy.config.http.request_buffer_enabled" => {
+            (ats_sys::TS_CONFIG_HTTP_REQUEST_BUFFER_ENABLED, TS_RECORDDATATYPE_INT)
+        }
+        b"proxy.config.http.connect_attempts_timeout" => {
+            (ats_sys::TS_CONFIG_HTTP_CONNECT_ATTEMPTS_TIMEOUT, TS_RECORDDATATYPE_INT)
+        }
+        b"proxy.config.http.cache.http" => (ats_sys::TS_CONFIG_HTTP_CACHE_HTTP, TS_RECORDDATATYPE_INT),
+        b"proxy.config.http.chunking.size" => (ats_sys::TS_CONFIG_HTTP_CHUNKING_SIZE, TS_RECORDDATATYPE_INT),
+        b"proxy.config.http.parent_proxy.per_parent_connect_attempts" => {
+            (ats_sys::TS_CONFIG_HTTP_PER_PARENT_CONNECT_ATTEMPTS, TS_RECORDDATATYPE_INT)
+        }
+        b"proxy.config.http.cache.heuristic_lm_factor" => {
+            (ats_sys::TS_CONFIG_HTTP_CACHE_HEURISTIC_LM_FACTOR, ats_sys::TS_RECORDDATATYPE_FLOAT)
+        }
+        b"proxy.config.http.response_server_str" => {
+            (ats_sys::TS_CONFIG_HTTP_RESPONSE_SERVER_STR, ats_sys::TS_RECORDDATATYPE_STRING)
+        }
+        b"proxy.config.hostdb.ip_resolve" => {
+            (ats_sys::TS_CONFIG_HTTP_HOST_RESOLUTION_PREFERENCE, ats_sys::TS_RECORDDATATYPE_STRING)
+        }
+        _ => return TS_ERROR,
+    };
+    put(key, found);
+    put(kind, found_kind);
     TS_SUCCESS
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn TSHttpTxnConfigIntSet(txn: TSHttpTxn, key: TSOverridableConfigKey, value: TSMgmtInt) -> TSReturnCode {
+    // Most are a byte there.
+    let value = if key == ats_sys::TS_CONFIG_HTTP_CACHE_HTTP { TSMgmtInt::from(value as i8) } else { value };
     state(txn).config.insert(key, value);
     TS_SUCCESS
 }
@@ -399,7 +428,13 @@ extern "C" fn TSHttpTxnConfigIntGet(
     key: TSOverridableConfigKey,
     result: *mut TSMgmtInt,
 ) -> TSReturnCode {
-    let Some(value) = state(txn).config.get(&key).copied() else { return TS_ERROR };
+    let Some(value) = state(txn).config.get(&key).copied() else {
+        if key == ats_sys::TS_CONFIG_HTTP_REQUEST_BUFFER_ENABLED {
+            return TS_ERROR;
+        }
+        put(result, 0);
+        return TS_SUCCESS;
+    };
     put(result, value);
     TS_SUCCESS
 }

@@ -185,6 +185,11 @@ extern "C" fn TSUrlParse(bufp: TSMBuffer, loc: TSMLoc, start: *mut *const c_char
     }
 }
 
+/// Makes it a copy of this URL.
+pub(crate) fn assign(loc: TSMLoc, text: &[u8]) {
+    *url(loc) = UrlImpl::parse(text).expect("a URL");
+}
+
 /// Shared by `TSHttpTxnEffectiveUrlStringGet`.
 pub(crate) fn string_of(loc: TSMLoc, len: *mut c_int) -> *mut c_char {
     if loc.is_null() {

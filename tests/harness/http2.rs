@@ -219,6 +219,11 @@ impl Http2 {
         if let (Some(body), Sending::Length) = (&ask.body, &ask.sending) {
             request = request.header("content-length", body.len());
         }
+        // As clients do: a body has a type.
+        let typed = ask.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+        if !typed && ask.body.as_ref().is_some_and(|body| !body.is_empty()) {
+            request = request.header("content-type", "application/octet-stream");
+        }
         let request = request.body(()).map_err(|error| Http2Error::new(error.to_string()))?;
         let end = ask.body.as_ref().is_none_or(|body| body.is_empty() && ask.trailers.is_empty());
         let sender = self.sender.clone();
