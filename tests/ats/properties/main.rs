@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use support::{Expected, Probed, absent, any, exactly, flag, int, is, length, probe, status_of};
-use wasm_remap_tests::{Builder, Client, Connection, Origin, Reply, Request, Rule, TrafficServer};
+use wasm_remap_tests::{Ask, Builder, Client, Connection, Origin, Reply, Request, Rule, TrafficServer};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -95,6 +95,13 @@ fn envoys_request_attributes() {
     ];
     let probed = probe(&mut client, "a.test", "/from/x;p?q=1&r", &FIELDS, &[("on_request_headers", table)]);
     probed.check("on_request_headers", table);
+
+    // The version is the client's.
+    let old = json!({"on_request_headers": [["get_property", "request.protocol"]]}).to_string();
+    let response =
+        client.exchange(&Ask::get("a.test", "/from/x").http10().header("x-probe", &old)).expect("a response");
+    assert_eq!(support::results(&response)["on_request_headers"][0]["out"][0], json!("HTTP/1.0"));
+    let mut client = Client::connect(server.port());
 
     // Maps: small letters, each name once.
     let (results, _) = support::run(
