@@ -103,6 +103,9 @@ impl ConfigKey {
     /// `proxy.config.http.request_buffer_enabled`
     pub const HTTP_REQUEST_BUFFER_ENABLED: Self = Self(ats_sys::TS_CONFIG_HTTP_REQUEST_BUFFER_ENABLED);
 
+    /// `proxy.config.http.number_of_redirections`
+    pub const HTTP_NUMBER_OF_REDIRECTIONS: Self = Self(ats_sys::TS_CONFIG_HTTP_NUMBER_OF_REDIRECTIONS);
+
     /// `proxy.config.http.chunking_enabled`
     pub const HTTP_CHUNKING_ENABLED: Self = Self(ats_sys::TS_CONFIG_HTTP_CHUNKING_ENABLED);
 

@@ -428,6 +428,10 @@ fn map_path(from: &[u8], to: &[u8], path: &[u8]) -> Vec<u8> {
 fn set_authority(request: &mut Request<'_>, value: &[u8]) -> Result<(), Error> {
     const WRONG: Error = Error::BadArgument(":authority is host or host:port");
     let text = std::str::from_utf8(value).map_err(|_| WRONG)?;
+    // ATS copies a Host into a buffer of 1,025 bytes when it follows a redirect, and does not look at its length.
+    if text.len() > 255 {
+        return Err(WRONG);
+    }
     if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control() || "/?#@".contains(c)) {
         return Err(WRONG);
     }

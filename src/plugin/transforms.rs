@@ -47,6 +47,13 @@ pub(crate) struct Input {
 
 /// Adds a transform to a transaction, for the body of `side`.
 pub(crate) fn add(txn: Txn<'_>, this: &Attached<Transaction>, state: &mut State, side: Side, input: Input) {
+    if side == Side::Response
+        && txn.config_int_get(ConfigKey::HTTP_NUMBER_OF_REDIRECTIONS).is_ok_and(|count| count > 0)
+        && let Err(error) = txn.config_int_set(ConfigKey::HTTP_NUMBER_OF_REDIRECTIONS, 0)
+    {
+        // ATS follows a redirect with the first response's transform in its books, and never ends.
+        log::warn!("a transaction that follows redirects and has its body transformed may hang: {error}");
+    }
     let transform_side = match side {
         Side::Request => TransformSide::Request,
         Side::Response => TransformSide::Response,

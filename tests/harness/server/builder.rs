@@ -175,8 +175,11 @@ impl Builder {
             .file("ssl_multicert.config", "dest_ip=* ssl_cert_name=tls.pem ssl_key_name=tls.key\n")
             .record("proxy.config.ssl.server.cert.path", "{etc}")
             .record("proxy.config.ssl.server.private_key.path", "{etc}")
-            // A client that credits small bodies at once is no attack.
-            .record("proxy.config.http2.min_avg_window_update", 0)
+            // A client that tries every case on one connection is no attack.
+            .record("proxy.config.http2.min_avg_window_update", 0.0)
+            .record("proxy.config.http2.max_rst_stream_frames_per_minute", 1_000_000)
+            .record("proxy.config.http2.max_ping_frames_per_minute", 1_000_000)
+            .record("proxy.config.http2.stream_error_rate_threshold", 1.0)
             .listen(TLS)
     }
 
