@@ -30,6 +30,7 @@
 pub mod addr;
 pub mod alloc;
 pub mod certificate;
+pub mod chunked;
 pub mod cont;
 pub mod error;
 pub mod event;

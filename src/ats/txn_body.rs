@@ -6,10 +6,11 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 use ats_sys::{
-    TS_EVENT_HTTP_SEND_RESPONSE_HDR, TS_SUCCESS, TSHttpSsnClientVConnGet, TSHttpTxnServerVConnGet, TSVConnInactivityTimeoutSet, TSVConnReadVIOGet, TSVIONBytesGet,
-    TSVIONBytesSet, TSVIONDoneGet, TSVIOReenable, TSHttpTxnSsnGet,
-    TSIOBufferReaderAvail, TSVConnWriteVIOGet, TSVIOBufferGet, TSVIOReaderGet, TSHttpTxnPostBufferReaderGet, TSHttpTxnServerFdGet,
-    TSHttpTxnServerReqBodyBytesGet, TSHttpTxnServerRequestBodySet, TSHttpTxnShutDown, TSIOBufferReaderFree, tsapi_bufferreader,
+    TS_EVENT_HTTP_SEND_RESPONSE_HDR, TS_SUCCESS, TSHttpSsnClientVConnGet, TSHttpTxnPostBufferReaderGet,
+    TSHttpTxnServerFdGet, TSHttpTxnServerReqBodyBytesGet, TSHttpTxnServerRequestBodySet, TSHttpTxnServerVConnGet,
+    TSHttpTxnShutDown, TSHttpTxnSsnGet, TSIOBufferReaderAvail, TSIOBufferReaderFree, TSVConnInactivityTimeoutSet,
+    TSVConnReadVIOGet, TSVConnWriteVIOGet, TSVIOBufferGet, TSVIONBytesGet, TSVIONBytesSet, TSVIONDoneGet,
+    TSVIOReaderGet, TSVIOReenable, tsapi_bufferreader,
 };
 
 use crate::alloc::TsBuf;

@@ -31,6 +31,9 @@ enum HeadersCallback {
     New(TypedFunc<(u32, u32, u32), i32>),
 }
 
+/// `proxy_on_request_body` and `proxy_on_response_body`: `(context, size, end_of_stream) -> action`.
+type BodyCallback = TypedFunc<(u32, u32, u32), i32>;
+
 /// The exports that the engine calls. Absent ones are never called.
 struct Callbacks {
     context_create: Option<TypedFunc<(u32, u32), ()>>,
@@ -40,7 +43,7 @@ struct Callbacks {
     request_headers: Option<HeadersCallback>,
     response_headers: Option<HeadersCallback>,
     /// By side: `proxy_on_request_body`, `proxy_on_response_body`.
-    body: [Option<TypedFunc<(u32, u32, u32), i32>>; 2],
+    body: [Option<BodyCallback>; 2],
     done: Option<TypedFunc<u32, u32>>,
     log: Option<TypedFunc<u32, ()>>,
     delete: Option<TypedFunc<u32, ()>>,

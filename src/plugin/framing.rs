@@ -36,18 +36,3 @@ impl Length {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_told_apart() {
-        for name in FRAMING {
-            assert!(is_framing(name) && is_framing(&name.to_ascii_uppercase()));
-        }
-        assert!(!is_framing(b"content-type") && !is_framing(b"x-upgrade") && !is_framing(b"expires"));
-        assert_eq!(Length::Set(b" 12".to_vec()).number(), Some(12));
-        assert_eq!(Length::Set(b"-1".to_vec()).number(), None);
-    }
-}

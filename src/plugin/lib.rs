@@ -7,7 +7,7 @@
 //! What is here knows ATS and no Proxy-Wasm semantics; those are the engine's.
 
 mod body;
-mod chunked;
+mod course;
 mod fault;
 mod framing;
 mod host;

@@ -11,6 +11,7 @@
 //! In each case the origin gets one framing, and it is right: what the client said is checked, or taken off.
 
 use ats::alloc::TsBuf;
+use ats::chunked::Decoder;
 use ats::hook::Hook;
 use ats::http::Request;
 use ats::iobuf::IoBuffer;
@@ -20,7 +21,6 @@ use ats::txn_hooks::Attached;
 use engine::{BodyBuffer, LocalResponse, Side};
 
 use crate::body::IoBody;
-use crate::chunked::Decoder;
 use crate::state::{Outgoing, State, Transaction};
 use crate::{process, transforms};
 
@@ -108,7 +108,7 @@ fn fits_ats(state: &State, expects: bool, length: Option<u64>) -> bool {
     let response = !state.head && state.stream.wants_body(Side::Response);
     // Of what does not fit there, ATS drops the connection.
     let room = process::get().post_copy_size;
-    !expects && !(changes && response) && length.is_some_and(|length| length <= room)
+    !(expects || changes && response) && length.is_some_and(|length| length <= room)
 }
 
 pub(crate) fn too_large() -> Box<LocalResponse> {

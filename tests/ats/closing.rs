@@ -45,11 +45,8 @@ fn a_stream_that_is_closed_has_no_answer() {
                 continue;
             }
             let mut client = Client::connect(server.port());
-            let ask = if method == "POST" {
-                Ask::post(host, "/x", Payload::bytes("posted"))
-            } else {
-                Ask::get(host, "/x")
-            };
+            let ask =
+                if method == "POST" { Ask::post(host, "/x", Payload::bytes("posted")) } else { Ask::get(host, "/x") };
             let outcome = client.exchange(&ask);
             assert!(outcome.is_err(), "{callback}, {method}: {outcome:?}");
             assert!(client.wait_closed(PATIENCE), "{callback}, {method}");

@@ -108,10 +108,7 @@ fn the_contexts_of_a_panicked_transaction_end_in_order() {
             "SEND_RESPONSE_HDR",
             &["create", "request-headers", "response-headers", "response-body", "done", "log", "delete"],
         ),
-        (
-            "TXN_CLOSE",
-            &["create", "request-headers", "response-headers", "response-body", "done", "log", "delete"],
-        ),
+        ("TXN_CLOSE", &["create", "request-headers", "response-headers", "response-body", "done", "log", "delete"]),
     ] {
         let mark = server.mark();
         ask(&mut Client::connect(server.port()), "counter.test", &[("x-panic", callback)]);

@@ -8,14 +8,19 @@ ats-bench: what a transaction costs on a real traffic_server, with no plugin, wi
 
   --quick           fewer rounds: under two minutes
   --check           fails if ours is further from no plugin than header_rewrite is, plus 3 %, or if two servers with
-                    no plugin differ by more than that, so that the run proves nothing
+                    no plugin differ by more than that, so that the run proves nothing; and if a large body that our
+                    filters let pass has less than 0.9 of the speed that a transform has which does nothing
   --callgrind[=N]   counts instructions as well, over N requests a variant (1000)
   --no-rounds       counts instructions only
-  --only KEY,...    these variants alone, and no plugin, which all are compared with
+  --only KEY,...    these variants alone, and no plugin, which all are compared with; `bodies` are the large bodies
+  --bodies N        how many rounds of large bodies (7)
   --starts N        how often all servers are started afresh (5)
   --rounds N        rounds after each start (6)
   --seconds N       length of a variant's turn in a round (1)
   --write FILE      puts the tables into FILE, between its markers";
+
+/// The name of the large bodies on the command line.
+const BODIES: &str = "bodies";
 
 /// What was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +31,8 @@ pub(crate) struct Args {
     pub(crate) starts: usize,
     pub(crate) rounds: usize,
     pub(crate) seconds: u64,
+    /// Rounds of large bodies.
+    pub(crate) bodies: usize,
     pub(crate) write: Option<PathBuf>,
 }
 
@@ -35,15 +42,24 @@ impl Args {
     /// # Errors
     /// What is wrong with them.
     pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Option<Args>, String> {
-        let mut args =
-            Args { check: false, callgrind: 0, only: Vec::new(), starts: 5, rounds: 6, seconds: 1, write: None };
+        let mut args = Args {
+            check: false,
+            callgrind: 0,
+            only: Vec::new(),
+            starts: 5,
+            rounds: 6,
+            seconds: 1,
+            bodies: 7,
+            write: None,
+        };
         let (mut quick, mut no_rounds) = (false, false);
         let mut words = words.map(|word| match word.split_once('=') {
             Some((name, value)) if name.starts_with("--") => (name.to_owned(), Some(value.to_owned())),
             _ => (word, None),
         });
         while let Some((name, mut value)) = words.next() {
-            if matches!(name.as_str(), "--only" | "--starts" | "--rounds" | "--seconds" | "--write") && value.is_none()
+            if matches!(name.as_str(), "--only" | "--starts" | "--rounds" | "--seconds" | "--bodies" | "--write")
+                && value.is_none()
             {
                 value = words.next().map(|(word, _)| word);
             }
@@ -63,18 +79,28 @@ impl Args {
                 "--starts" => args.starts = number()? as usize,
                 "--rounds" => args.rounds = number()? as usize,
                 "--seconds" => args.seconds = number()?,
+                "--bodies" => args.bodies = number()? as usize,
                 "--write" => args.write = Some(PathBuf::from(need()?)),
                 _ => return Err(format!("{name} is no option")),
             }
         }
         if quick {
-            (args.starts, args.rounds, args.seconds) = (1, 5, 1);
+            (args.starts, args.rounds, args.seconds, args.bodies) = (1, 5, 1, 5);
+        }
+        if !args.only.is_empty() {
+            let named = args.only.len();
+            args.only.retain(|key| key != BODIES);
+            match (args.only.len(), named - args.only.len()) {
+                (_, 0) => args.bodies = 0,
+                (0, _) => (args.starts, args.callgrind) = (0, 0),
+                _ => {}
+            }
         }
         if no_rounds {
-            args.starts = 0;
+            (args.starts, args.bodies) = (0, 0);
             args.callgrind = if args.callgrind == 0 { 1000 } else { args.callgrind };
         }
-        if args.check && args.starts == 0 {
+        if args.check && args.starts == 0 && args.bodies == 0 {
             return Err("--check needs rounds".to_owned());
         }
         Ok(Some(args))
@@ -97,6 +123,12 @@ mod tests {
         assert_eq!(args.write, Some(PathBuf::from("a.md")));
         assert_eq!(parse("--no-rounds --callgrind=50").unwrap().unwrap().callgrind, 50);
         assert_eq!(parse("-h").unwrap(), None);
+        let parts = |line| parse(line).unwrap().map(|args| (args.starts > 0, args.callgrind > 0, args.bodies)).unwrap();
+        assert_eq!(parts("--check"), (true, false, 7));
+        assert_eq!(parts("--only bodies --check --callgrind"), (false, false, 7));
+        assert_eq!(parts("--only lua,bodies --bodies 9"), (true, false, 9));
+        assert_eq!(parts("--only lua"), (true, false, 0));
+        assert_eq!(parts("--no-rounds"), (false, true, 0));
     }
 
     #[test]

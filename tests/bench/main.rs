@@ -4,14 +4,16 @@
 //! each round set against the round of no plugin beside it; a second server with no plugin shows what of that is
 //! chance. Where times are too noisy, `--callgrind` counts instructions.
 //!
-//! What is measured stands in [`variants`], how in [`rounds`] and [`callgrind`].
+//! What is measured stands in [`variants`], how in [`rounds`] and [`callgrind`]; large bodies are in [`bodies`].
 
 mod args;
+mod bodies;
 mod callgrind;
 mod machine;
 mod report;
 mod rounds;
 mod stats;
+mod stream;
 mod variants;
 
 use std::process::ExitCode;
@@ -30,33 +32,54 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let (variants, skipped) = variants::choose(&args.only);
-    for variant in &skipped {
-        eprintln!("NOT MEASURED: {}: {} is not installed", variant.title, variant.site.module().unwrap_or_default());
-    }
     let machine = machine::Machine::here();
-    let timed = (args.starts > 0).then(|| rounds::run(&variants, &args, &machine));
-    let counted = (args.callgrind > 0).then(|| callgrind::run(&variants, args.callgrind));
-    let text = report::markdown(&machine, &args, &variants, &skipped, timed.as_ref(), counted.as_ref());
-    println!("{text}");
-    if let Some(path) = &args.write {
-        if let Err(error) = report::write(path, &text) {
-            eprintln!("ats-bench: {}: {error}", path.display());
+    let mut verdicts = Vec::new();
+    if args.starts > 0 || args.callgrind > 0 {
+        let (variants, skipped) = variants::choose(&args.only);
+        for variant in &skipped {
+            eprintln!(
+                "NOT MEASURED: {}: {} is not installed",
+                variant.title,
+                variant.site.module().unwrap_or_default()
+            );
+        }
+        let timed = (args.starts > 0).then(|| rounds::run(&variants, &args, &machine));
+        let counted = (args.callgrind > 0).then(|| callgrind::run(&variants, args.callgrind));
+        let text = report::markdown(&machine, &args, &variants, &skipped, timed.as_ref(), counted.as_ref());
+        if !show(&args, report::SMALL, &text) {
             return ExitCode::from(2);
         }
-        eprintln!("written to {}", path.display());
+        if args.starts > 0 {
+            verdicts.push(report::check(&variants, timed.as_ref()));
+        }
+    }
+    if args.bodies > 0 {
+        let rounds = bodies::run(args.bodies, &machine);
+        if !show(&args, report::LARGE, &bodies::markdown(&machine, &rounds)) {
+            return ExitCode::from(2);
+        }
+        verdicts.push(bodies::check(&rounds));
     }
     if !args.check {
         return ExitCode::SUCCESS;
     }
-    match report::check(&variants, timed.as_ref()) {
-        Ok(line) => {
-            println!("check passed: {line}");
-            ExitCode::SUCCESS
-        }
-        Err(line) => {
-            println!("check FAILED: {line}");
-            ExitCode::FAILURE
+    for verdict in &verdicts {
+        match verdict {
+            Ok(line) => println!("check passed: {line}"),
+            Err(line) => println!("check FAILED: {line}"),
         }
     }
+    if verdicts.iter().all(Result::is_ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Prints a report, and writes it where it was asked to be written. False if that cannot be.
+fn show(args: &Args, section: &str, text: &str) -> bool {
+    println!("{text}");
+    let Some(path) = &args.write else { return true };
+    let written = report::write(path, section, text);
+    match &written {
+        Ok(()) => eprintln!("written to {}", path.display()),
+        Err(error) => eprintln!("ats-bench: {}: {error}", path.display()),
+    }
+    written.is_ok()
 }

@@ -13,8 +13,9 @@ use crate::rounds::{CONNECTIONS, Timed};
 use crate::stats::Spread;
 use crate::variants::{BASE, Variant, find};
 
-const BEGIN: &str = "<!-- ats-bench: begin; `ats-bench --write` replaces what follows -->";
-const END: &str = "<!-- ats-bench: end -->";
+/// The sections of the file that [`write`] fills.
+pub(crate) const SMALL: &str = "ats-bench";
+pub(crate) const LARGE: &str = "ats-bench bodies";
 
 /// How much further from no plugin than header_rewrite ours may be, and a second server with no plugin.
 const ALLOWANCE: f64 = 0.03;
@@ -239,24 +240,27 @@ pub(crate) fn check(variants: &[Variant], timed: Option<&Timed>) -> Result<Strin
     if rate(ours).median >= bar { Ok(line) } else { Err(line) }
 }
 
-/// Puts the text into a file, between its markers; a file that has none, or is none yet, gets them at its end.
+/// Puts the text into a file, between the markers of `section`; a file that has none, or is none yet, gets them at its
+/// end.
 ///
 /// # Errors
 /// The file cannot be read or written.
-pub(crate) fn write(path: &Path, text: &str) -> io::Result<()> {
+pub(crate) fn write(path: &Path, section: &str, text: &str) -> io::Result<()> {
     let old = match fs::read_to_string(path) {
         Ok(old) => old,
         Err(error) if error.kind() == io::ErrorKind::NotFound => "# Performance\n".to_owned(),
         Err(error) => return Err(error),
     };
-    fs::write(path, insert(&old, text))
+    fs::write(path, insert(&old, section, text))
 }
 
-fn insert(old: &str, text: &str) -> String {
+fn insert(old: &str, section: &str, text: &str) -> String {
     let text = text.trim_end();
-    match old.split_once(BEGIN).and_then(|(head, rest)| Some((head, rest.split_once(END)?.1))) {
-        Some((head, tail)) => format!("{head}{BEGIN}\n\n{text}\n\n{END}{tail}"),
-        None => format!("{}\n\n{BEGIN}\n\n{text}\n\n{END}\n", old.trim_end()),
+    let begin = format!("<!-- {section}: begin; `ats-bench --write` replaces what follows -->");
+    let end = format!("<!-- {section}: end -->");
+    match old.split_once(&begin).and_then(|(head, rest)| Some((head, rest.split_once(&end)?.1))) {
+        Some((head, tail)) => format!("{head}{begin}\n\n{text}\n\n{end}{tail}"),
+        None => format!("{}\n\n{begin}\n\n{text}\n\n{end}\n", old.trim_end()),
     }
 }
 
@@ -268,10 +272,14 @@ mod tests {
 
     #[test]
     fn only_what_stands_between_the_markers_is_replaced() {
-        let first = insert("# Performance\n\nBy hand.\n", "one\n");
-        assert_eq!(first, format!("# Performance\n\nBy hand.\n\n{BEGIN}\n\none\n\n{END}\n"));
-        let second = insert(&format!("{first}\nAfter.\n"), "two");
-        assert_eq!(second, format!("# Performance\n\nBy hand.\n\n{BEGIN}\n\ntwo\n\n{END}\n\nAfter.\n"));
+        let begin = "<!-- ats-bench: begin; `ats-bench --write` replaces what follows -->";
+        let end = "<!-- ats-bench: end -->";
+        let first = insert("# Performance\n\nBy hand.\n", SMALL, "one\n");
+        assert_eq!(first, format!("# Performance\n\nBy hand.\n\n{begin}\n\none\n\n{end}\n"));
+        let second = insert(&format!("{first}\nAfter.\n"), SMALL, "two");
+        assert_eq!(second, format!("# Performance\n\nBy hand.\n\n{begin}\n\ntwo\n\n{end}\n\nAfter.\n"));
+        let third = insert(&second, LARGE, "three");
+        assert!(third.starts_with(second.trim_end()) && third.contains("\n\nthree\n\n<!-- ats-bench bodies: end"));
     }
 
     #[test]

@@ -7,10 +7,9 @@ use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ats_sys::{
-    TS_ERROR, TS_EVENT_HTTP_READ_REQUEST_HDR, TS_EVENT_HTTP_TXN_CLOSE,
-    TS_RECORDDATATYPE_INT, TS_SUCCESS, TSCont, TSEvent, TSHRTime, TSHttpHookID, TSHttpStatus, TSHttpTxn, TSIOBuffer,
-    TSIOBufferReader, TSMBuffer, TSMLoc, TSMgmtInt, TSMilestonesType, TSOverridableConfigKey, TSRecordDataType,
-    TSReturnCode, TSUserArgType,
+    TS_ERROR, TS_EVENT_HTTP_READ_REQUEST_HDR, TS_EVENT_HTTP_TXN_CLOSE, TS_RECORDDATATYPE_INT, TS_SUCCESS, TSCont,
+    TSEvent, TSHRTime, TSHttpHookID, TSHttpStatus, TSHttpTxn, TSIOBuffer, TSIOBufferReader, TSMBuffer, TSMLoc,
+    TSMgmtInt, TSMilestonesType, TSOverridableConfigKey, TSRecordDataType, TSReturnCode, TSUserArgType,
 };
 
 use crate::heap::Message;

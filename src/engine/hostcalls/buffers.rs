@@ -48,12 +48,17 @@ pub(super) fn get_buffer_bytes(
     let Some(side) = Side::of_buffer(buffer) else {
         let bytes = fixed(guest.data(), buffer)?;
         let (start, end) = cut(start, max, bytes.len());
+        // As cpp-host: where there is nothing, nothing is written. AssemblyScript's SDK passes the size's value for its
+        // address in `onConfigure`, and is only saved by this when there is no configuration.
+        if start == end {
+            return Ok(());
+        }
         return memory::return_bytes(guest, &bytes[start..end], data, size);
     };
     let len = body_len(guest.data(), side)?;
     let (start, end) = cut(start, max, len);
     if start == end {
-        return memory::return_empty(guest, data, size);
+        return Ok(());
     }
     let len = u32::try_from(end - start).map_err(|_| Error::TooLarge("body"))?;
     let address = memory::allocate(guest, len)?;

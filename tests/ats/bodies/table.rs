@@ -86,6 +86,10 @@ impl<'a> Table<'a> {
             return;
         }
         self.cells += 1;
+        if cell.http2 && cell.request && cell.operation == "pass" {
+            // The data behind an early answer are errors to ATS, which ends a connection with many of them.
+            self.http2 = None;
+        }
         self.origin.take_requests();
         let begin = Instant::now();
         let outcome = if cell.request { self.request(cell) } else { self.response(cell) };

@@ -11,7 +11,7 @@ const MAX_TRAILERS: usize = 16 << 10;
 
 /// A body that is not framed as RFC 9112 says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct BadChunk(&'static str);
+pub struct BadChunk(&'static str);
 
 impl fmt::Display for BadChunk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -19,9 +19,10 @@ impl fmt::Display for BadChunk {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum State {
     /// In a line with a size.
+    #[default]
     Size,
     /// So much of a chunk is to come.
     Data(u64),
@@ -34,8 +35,8 @@ enum State {
 }
 
 /// Takes the framing off a body that comes in pieces.
-#[derive(Debug)]
-pub(crate) struct Decoder {
+#[derive(Debug, Default)]
+pub struct Decoder {
     state: State,
     /// The line so far.
     line: Vec<u8>,
@@ -43,12 +44,15 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    pub(crate) fn new() -> Self {
-        Decoder { state: State::Size, line: Vec::new(), trailers: 0 }
+    /// At the beginning of a body.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// Whether the end has been read.
-    pub(crate) fn is_done(&self) -> bool {
+    #[must_use]
+    pub fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
@@ -56,7 +60,7 @@ impl Decoder {
     ///
     /// # Errors
     /// The framing is wrong; nothing that comes later can be trusted either.
-    pub(crate) fn decode(&mut self, piece: &[u8], body: &mut dyn FnMut(Range<usize>)) -> Result<usize, BadChunk> {
+    pub fn decode(&mut self, piece: &[u8], body: &mut dyn FnMut(Range<usize>)) -> Result<usize, BadChunk> {
         let mut at = 0;
         while at < piece.len() {
             match self.state {
@@ -127,9 +131,74 @@ fn size(line: &[u8]) -> Result<u64, BadChunk> {
 }
 
 /// What stands before and behind a chunk of so many bytes.
-pub(crate) fn frame(len: usize) -> (String, &'static [u8]) {
+#[must_use]
+pub fn frame(len: usize) -> (String, &'static [u8]) {
     (format!("{len:x}\r\n"), b"\r\n")
 }
 
 /// The last chunk, and no trailers.
-pub(crate) const END: &[u8] = b"0\r\n\r\n";
+pub const END: &[u8] = b"0\r\n\r\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Feeds `pieces`; the body, whether the end was read, and what was left over.
+    fn decode(pieces: &[&[u8]]) -> Result<(Vec<u8>, bool, usize), BadChunk> {
+        let mut decoder = Decoder::new();
+        let (mut body, mut left) = (Vec::new(), 0);
+        for piece in pieces {
+            let used = decoder.decode(piece, &mut |part| body.extend_from_slice(&piece[part]))?;
+            left += piece.len() - used;
+        }
+        Ok((body, decoder.is_done(), left))
+    }
+
+    const WHOLE: &[u8] =
+        b"5;name=\"a b\"\r\nhello\r\n00C ; x\r\n, my \r\nworld\r\n0\r\nTrailer: x\r\n\r\nGET / HTTP/1.1\r\n";
+
+    #[test]
+    fn bodies_are_read_wherever_they_are_cut() {
+        let expected = (b"hello, my \r\nworld".to_vec(), true);
+        for cut in 0..=WHOLE.len() {
+            let (body, done, left) = decode(&[&WHOLE[..cut], &WHOLE[cut..]]).expect("well-formed");
+            assert_eq!((body, done), expected, "cut at {cut}");
+            assert_eq!(left, b"GET / HTTP/1.1\r\n".len(), "what follows is another message");
+        }
+        let single: Vec<&[u8]> = WHOLE.chunks(1).collect();
+        assert_eq!(decode(&single).expect("well-formed").0, expected.0);
+    }
+
+    #[test]
+    fn what_two_parsers_could_read_differently_is_refused() {
+        for bad in [
+            &b"\r\n"[..],
+            b"g\r\n",
+            b"-1\r\n",
+            b"+1\r\nx\r\n",
+            b"0x1\r\nx\r\n",
+            b"1 1\r\n",
+            b"1\nx\r\n",
+            b"1\r\nxy\r\n",
+            b"1\r\nx\n",
+            b"1;a\rb\r\n",
+            b"1;a\0b\r\n",
+            b"ffffffffffffffff\r\n",
+            b"0\r\na: b\n\r\n",
+        ] {
+            assert!(decode(&[bad]).is_err(), "{}", bad.escape_ascii());
+        }
+        assert!(decode(&[&[b'1'; MAX_LINE + 1]]).is_err());
+        let trailers = [b"0\r\n".to_vec(), b"a: b\r\n".repeat(MAX_TRAILERS / 4 + 1)].concat();
+        assert!(decode(&[&trailers]).is_err());
+        let (body, done, _) = decode(&[b"3\r\nab"]).expect("not wrong so far");
+        assert_eq!((body, done), (b"ab".to_vec(), false));
+    }
+
+    #[test]
+    fn chunks_are_framed_as_they_are_read() {
+        let (before, behind) = frame(300);
+        let framed = [before.as_bytes(), &[b'x'; 300], behind, END].concat();
+        assert_eq!(decode(&[&framed]).expect("well-formed"), (vec![b'x'; 300], true, 0));
+    }
+}
