@@ -30,6 +30,15 @@ const PEER_WINDOW: usize = 1 << 20;
 /// and that is not ATS's number for "unknown".
 const ENDLESS: u64 = 1 << 60;
 
+/// How a body comes.
+#[derive(Default)]
+pub(crate) struct Input {
+    /// What takes its framing off.
+    pub(crate) decoder: Option<Decoder>,
+    /// It is shown as a whole, of at most so many bytes.
+    pub(crate) whole: Option<usize>,
+}
+
 /// How far a body has come.
 #[derive(Default)]
 pub(crate) struct Course {
@@ -48,9 +57,9 @@ pub(crate) struct Course {
     /// What the output was said to get, if it is a number.
     promised: Option<u64>,
     /// Takes the framing off.
-    pub(crate) decoder: Option<Decoder>,
+    decoder: Option<Decoder>,
     /// It is shown as a whole, of at most so many bytes; what has come so far.
-    pub(crate) whole: Option<usize>,
+    whole: Option<usize>,
     gathered: Option<IoBuffer>,
     /// The output is framed.
     framed: bool,
@@ -79,6 +88,15 @@ pub(crate) enum Next {
 }
 
 impl Course {
+    pub(crate) fn of(input: Input) -> Self {
+        Course { decoder: input.decoder, whole: input.whole, ..Course::default() }
+    }
+
+    /// That of a transform that is closed.
+    pub(crate) fn ended() -> Self {
+        Course { over: true, ..Course::default() }
+    }
+
     /// Moves what can be moved.
     pub(crate) fn step(&mut self, side: Side, state: &mut State, transform: &mut Transform<'_>) -> Next {
         if self.over {

@@ -21,6 +21,7 @@ use ats::txn_hooks::Attached;
 use engine::{BodyBuffer, LocalResponse, Side};
 
 use crate::body::IoBody;
+use crate::course::Input;
 use crate::state::{Outgoing, State, Transaction};
 use crate::{process, transforms};
 
@@ -99,7 +100,7 @@ pub(crate) fn prepare(this: &Attached<Transaction>, state: &mut State, messages:
         whole = Some(state.needs.request_limit);
     }
     let decoder = is_chunked(&request).then(Decoder::new);
-    transforms::add(txn, this, state, Side::Request, transforms::Input { decoder, whole });
+    transforms::add(txn, this, state, Side::Request, Input { decoder, whole });
 }
 
 /// Whether ATS can buffer this body, and go on as it has to.

@@ -17,6 +17,7 @@ use ats::txn_hooks::{Attached, TxnHandler};
 use engine::{At, LocalResponse, Side, Stream, Verdict};
 use smallvec::SmallVec;
 
+use crate::course::Input;
 use crate::host::{ResponseView, TxnHost, with_host};
 use crate::rule::Rule;
 use crate::state::{Outgoing, Stage, State, Transaction, watch};
@@ -135,7 +136,7 @@ fn prepare(this: &Attached<Transaction>, state: &mut State, messages: &mut Messa
         messages.txn().cache_transformed(false);
         // Where the request has a transform, too, it is for READ_RESPONSE_HDR to say whether there may be another.
         if state.transforms[Side::Request as usize].is_none() {
-            transforms::add(messages.txn(), this, state, Side::Response, transforms::Input::default());
+            transforms::add(messages.txn(), this, state, Side::Response, Input::default());
         }
     }
     true
@@ -369,7 +370,7 @@ fn add_after_origin(this: &Attached<Transaction>, state: &mut State, messages: &
     if state.needs.response_body == Some(At::Origin) {
         messages.txn().cache_transformed(true);
     }
-    transforms::add(messages.txn(), this, state, Side::Response, transforms::Input::default());
+    transforms::add(messages.txn(), this, state, Side::Response, Input::default());
 }
 
 /// SEND_RESPONSE_HDR: writes a reply that waits, then shows the response to the chain.

@@ -4,28 +4,18 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use ats::chunked::Decoder;
 use ats::transform::{TransformEvent, TransformHandler, TransformRef, TransformSide};
 use ats::transform_io::Transform;
 use ats::txn::{ConfigKey, Txn};
 use ats::txn_hooks::Attached;
 use engine::Side;
 
-use crate::course::{Course, Next};
+use crate::course::{Course, Input, Next};
 use crate::host::with_host;
 use crate::state::{State, Transaction, watch};
 
 /// When a body that waits for its reader is looked at again.
 const MOMENT: Duration = Duration::from_millis(2);
-
-/// How a body comes.
-#[derive(Default)]
-pub(crate) struct Input {
-    /// What takes its framing off.
-    pub(crate) decoder: Option<Decoder>,
-    /// It is shown as a whole, of at most so many bytes.
-    pub(crate) whole: Option<usize>,
-}
 
 /// Adds a transform to a transaction, for the body of `side`.
 pub(crate) fn add(txn: Txn<'_>, this: &Attached<Transaction>, state: &mut State, side: Side, input: Input) {
@@ -40,11 +30,7 @@ pub(crate) fn add(txn: Txn<'_>, this: &Attached<Transaction>, state: &mut State,
         Side::Request => TransformSide::Request,
         Side::Response => TransformSide::Response,
     };
-    let handler = Body {
-        side,
-        transaction: RefCell::new(Some(this.clone())),
-        course: RefCell::new(Course { decoder: input.decoder, whole: input.whole, ..Course::default() }),
-    };
+    let handler = Body { side, transaction: RefCell::new(Some(this.clone())), course: RefCell::new(Course::of(input)) };
     match txn.transform_add(transform_side, handler) {
         Ok(transform) => {
             state.transforms[side as usize] = Some(Box::new(move || {
@@ -134,7 +120,7 @@ impl TransformHandler for Body {
                 }
             });
         }
-        *self.course.borrow_mut() = Course { over: true, ..Course::default() };
+        *self.course.borrow_mut() = Course::ended();
     }
 
     fn abandon(&self) {
