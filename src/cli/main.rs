@@ -11,7 +11,6 @@ mod inspect;
 mod output;
 mod remap;
 mod run;
-mod trace;
 
 use std::io::Write as _;
 use std::process::ExitCode;

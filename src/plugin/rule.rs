@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ats::remap::InstanceArgs;
-use engine::{Chain, config};
+use engine::{Body, Chain, config};
 
 use crate::process;
 
@@ -35,7 +35,7 @@ impl Rule {
         let process = process::get();
         let chain = Chain::load(&process.runtime, &label, &filters).map_err(|error| fail(error.to_string()))?;
         process.rules_created.fetch_add(1, Ordering::Relaxed);
-        let names: Vec<_> = chain.filters().iter().map(engine::Filter::name).collect();
+        let names: Vec<_> = chain.filters().iter().map(describe).collect();
         log::info!("{label}: {} filters: {}", names.len(), names.join(", "));
         Ok(Box::new(Rule { chain }))
     }
@@ -43,6 +43,15 @@ impl Rule {
     /// The chain that new transactions take.
     pub(crate) fn chain(&self) -> &Arc<Chain> {
         &self.chain
+    }
+}
+
+/// A filter for the log, with the bodies that are shown to it: they cost, and a filter for headers does without.
+fn describe(filter: &engine::Filter) -> String {
+    match filter.body() {
+        Body::None => filter.name().to_owned(),
+        Body::Both => format!("{} (with bodies)", filter.name()),
+        body => format!("{} (with {} bodies)", filter.name(), body.as_str()),
     }
 }
 

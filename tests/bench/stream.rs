@@ -96,6 +96,7 @@ impl Bodies {
             .stats()
             .record("proxy.config.config_update_interval_ms", 600_000)
             .record("proxy.config.log.logging_enabled", 0)
+            .record("proxy.config.plugin.dynamic_reload_mode", 0)
             .rule(rule(NONE))
             .rule(rule(NULL).plugin(null, [""; 0]))
             .rule(rule(NULL_LENGTH).plugin(null, ["length"]))

@@ -176,7 +176,7 @@ impl Site {
                 (rule.wasm(["bench.yaml"]), builder.file("bench.yaml", &format!("filters:\n{filters}")))
             }
             Site::BenchHeaders => {
-                let filters = "filters:\n  - name: bench\n    module: {guest:bench-headers}\n";
+                let filters = "filters:\n  - name: bench\n    module: {guest:bench-headers}\n    body: none\n";
                 (rule.wasm(["bench.yaml"]), builder.file("bench.yaml", filters))
             }
             Site::ApiKey => (rule.wasm(["bench.yaml"]), builder.file("bench.yaml", API_KEY)),
@@ -207,7 +207,7 @@ pub(crate) fn origin() -> Origin {
 fn headers_filter(number: usize) -> String {
     let field = if number == 0 { FIELD.to_owned() } else { format!("{FIELD}-{number}") };
     format!(
-        "  - name: headers-{number}\n    module: {{guest:headers}}\n    \
+        "  - name: headers-{number}\n    module: {{guest:headers}}\n    body: none\n    \
          configuration: {{response: {{set: {{{field}: \"1\"}}}}}}\n"
     )
 }
@@ -245,5 +245,6 @@ const API_KEY: &str = "\
 filters:
   - name: api-key
     module: {guest:api-key}
+    body: none
     configuration: {keys: {sesame: alice}}
 ";

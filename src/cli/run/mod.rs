@@ -1,18 +1,26 @@
 //! `wasm-remap run`: one transaction through a chain, with nobody on either side.
 
-use std::fmt::Write as _;
+mod drive;
+mod message;
+mod recorder;
+mod render;
+mod trace;
+mod watched;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
-use engine::testing::{Fields, SharedTransaction, Transaction};
-use engine::{At, Chain, LocalResponse, Options, Runtime, Stream, Verdict, config};
+use engine::testing::{SharedTransaction, Transaction};
+use engine::{Chain, Options, Runtime, Stream, config};
 use serde::Serialize;
 
 use crate::capture::{self, Threshold};
-use crate::output::{Format, Outcome, count, line};
-use crate::trace::{LABEL, Recorder, Step, Trace, lock, text};
+use crate::output::{Format, Outcome, line};
+use drive::{Drive, Ending, Script};
+use message::{BodyReport, Message};
+use recorder::Recorder;
+use trace::{LABEL, Step, Trace, lock};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,6 +29,9 @@ Examples:
 
   And of the origin's answer?
     wasm-remap run filters/shop.yaml -r 'GET http://shop.example.com/x' --response 404 -R 'server: apache'
+
+  Bodies, in pieces of four bytes:
+    wasm-remap run f.yaml -r 'POST http://a.test/' --data 'hello' --response-body 'hello, too' --chunk-size 4
 
   Everything that the filters log, and every call that was refused:
     wasm-remap run filters/shop.yaml -r 'POST http://shop.example.com/x' -H 'content-length: 5' --log trace
@@ -54,6 +65,26 @@ pub(crate) struct Args {
     /// A header of the origin's answer; any number of times
     #[arg(short = 'R', long = "response-header", value_name = "'NAME: VALUE'", value_parser = field)]
     response_headers: Vec<(String, String)>,
+
+    /// The request's body. Unless a header says where it ends, content-length does
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "data_file")]
+    data: Option<String>,
+
+    /// The request's body, from a file
+    #[arg(long, value_name = "FILE")]
+    data_file: Option<PathBuf>,
+
+    /// The body of the origin's answer. Without it, filters see the answer's headers alone
+    #[arg(long, value_name = "TEXT", conflicts_with = "response_body_file")]
+    response_body: Option<String>,
+
+    /// The body of the origin's answer, from a file
+    #[arg(long, value_name = "FILE")]
+    response_body_file: Option<PathBuf>,
+
+    /// How many bytes of a body come at a time [default: all of it at once]
+    #[arg(long, value_name = "BYTES", value_parser = chunk_size)]
+    chunk_size: Option<usize>,
 
     /// The client's address, which filters read as the property source.address
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
@@ -96,6 +127,10 @@ fn request_line(text: &str) -> Result<RequestLine, String> {
     Ok(RequestLine { method: method.to_owned(), scheme: scheme.to_owned(), authority: authority.to_owned(), path })
 }
 
+fn chunk_size(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|size| *size > 0).ok_or_else(|| "expected a number of bytes, 1 or more".to_owned())
+}
+
 fn field(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once(':').ok_or("expected 'NAME: VALUE'")?;
     if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
@@ -107,31 +142,18 @@ fn field(text: &str) -> Result<(String, String), String> {
 /// What happened, from the client's request to the client's answer.
 #[derive(Serialize)]
 struct Report {
-    request: Head,
+    request: Message,
     /// What was logged while the chain was loaded.
     load_log: Vec<String>,
     callbacks: Vec<Step>,
     /// What the origin gets; absent if a filter answered.
-    forwarded: Option<Head>,
-    /// Who answered: `origin`, `filter`, `failure` (a filter's failure policy) or `close`.
+    forwarded: Option<Message>,
+    /// Who answered: `origin`, `filter`, `failure` (a filter's failure policy), `limit` (a request's body is larger than
+    /// filters may hold) or `close`.
     answered_by: &'static str,
-    response: Head,
-    /// The body of an answer that is not the origin's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    body: Option<String>,
+    /// What the client gets; null if a filter closed the transaction.
+    response: Option<Message>,
     notes: Vec<String>,
-}
-
-/// A request or a response without its body.
-#[derive(Serialize, Clone)]
-struct Head {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    method: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    url: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<u16>,
-    headers: Vec<(String, String)>,
 }
 
 pub(crate) fn execute(args: &Args) -> Outcome {
@@ -139,7 +161,7 @@ pub(crate) fn execute(args: &Args) -> Outcome {
     match run(args) {
         Ok(report) => match args.format {
             Format::Json => Outcome::json(&report, true),
-            Format::Text => Outcome { out: render(&report), err: String::new(), ok: true },
+            Format::Text => Outcome { out: render::render(&report), err: String::new(), ok: true },
         },
         Err(message) => {
             let mut outcome = Outcome::failure(&message);
@@ -152,6 +174,7 @@ pub(crate) fn execute(args: &Args) -> Outcome {
 }
 
 fn run(args: &Args) -> Result<Report, String> {
+    let mut script = script(args)?;
     let mut specs = Vec::new();
     for file in &args.files {
         specs.extend(config::load(file).map_err(|error| error.to_string())?);
@@ -159,22 +182,58 @@ fn run(args: &Args) -> Result<Report, String> {
     let runtime = Runtime::new(Options::with_slots(1)).map_err(|error| error.to_string())?;
     let chain = Chain::load(&runtime, LABEL, &specs).map_err(|error| error.to_string())?;
     let load_log = capture::take().iter().map(ToString::to_string).collect();
-    let shared = SharedTransaction::new(first(args));
-    let request = request_head(&shared.0.lock());
+    let shared = SharedTransaction::new(first(args, &mut script));
+    let request = Message::request(&shared.0.lock());
+    let request = Message { body: script.request_body.as_deref().and_then(|body| BodyReport::of(body, true)), ..request };
     let trace = Arc::new(Mutex::new(Trace::new(&chain)));
     let host =
         Recorder { inner: shared.host(), shared: shared.clone(), trace: Arc::clone(&trace), client: args.client };
     let stream = Stream::new(Arc::clone(&chain), 0, Box::new(host));
-    let mut drive = Drive { runtime: &runtime, stream, shared, trace, notes: Vec::new() };
-    let (forwarded, answered_by, body) = drive.transaction(args);
-    let response = response_head(&drive.shared.0.lock());
-    let Drive { trace, notes, .. } = drive;
+    let mut drive = Drive::new(&runtime, stream, chain.needs(), shared, Arc::clone(&trace), script);
+    let Ending { forwarded, answered_by, response } = drive.transaction();
+    let notes = std::mem::take(&mut drive.notes);
     let callbacks = lock(&trace).steps(&chain);
-    Ok(Report { request, load_log, callbacks, forwarded, answered_by, response, body, notes })
+    Ok(Report { request, load_log, callbacks, forwarded, answered_by, response, notes })
+}
+
+/// The bodies, and what the origin answers.
+fn script(args: &Args) -> Result<Script, String> {
+    let read = |text: &Option<String>, file: &Option<PathBuf>| match (text, file) {
+        (Some(text), _) => Ok(Some(text.clone().into_bytes())),
+        (None, Some(file)) => {
+            std::fs::read(file).map(Some).map_err(|error| format!("{} cannot be read: {error}", file.display()))
+        }
+        (None, None) => Ok(None),
+    };
+    let request_body = read(&args.data, &args.data_file)?;
+    let response_body = read(&args.response_body, &args.response_body_file)?;
+    let mut response_headers = args.response_headers.clone();
+    if let Some(body) = response_body.as_ref().filter(|_| !is_framed(&response_headers)) {
+        response_headers.push(("content-length".to_owned(), body.len().to_string()));
+    }
+    for (message, headers, body) in [
+        ("request", &args.headers, &request_body),
+        ("response", &response_headers, &response_body),
+    ] {
+        let length = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+        if let (Some((_, said)), Some(body)) = (length, body)
+            && *said != body.len().to_string()
+        {
+            return Err(format!("the {message}'s content-length says {said}, and its body has {} bytes", body.len()));
+        }
+    }
+    let chunk = args.chunk_size.unwrap_or(usize::MAX);
+    Ok(Script { request_body, status: args.response, response_headers, response_body, chunk })
+}
+
+/// Whether these fields say where a body ends.
+fn is_framed(fields: &[(String, String)]) -> bool {
+    let is = |name: &str| ["content-length", "transfer-encoding"].iter().any(|known| name.eq_ignore_ascii_case(known));
+    fields.iter().any(|(name, _)| is(name))
 }
 
 /// The transaction as it comes from the client.
-fn first(args: &Args) -> Transaction {
+fn first(args: &Args, script: &mut Script) -> Transaction {
     let line = &args.request;
     let mut transaction = Transaction::get(&line.authority, &line.path);
     transaction.request_line[0] = line.method.clone().into();
@@ -185,204 +244,10 @@ fn first(args: &Args) -> Transaction {
     for (name, value) in &args.headers {
         transaction = transaction.header(name, value);
     }
+    if let Some(body) = script.request_body.as_ref().filter(|_| !is_framed(&args.headers)) {
+        transaction = transaction.header("content-length", &body.len().to_string());
+    }
     transaction
-}
-
-/// A transaction on its way.
-struct Drive<'a> {
-    runtime: &'a Runtime,
-    stream: Stream,
-    shared: SharedTransaction,
-    trace: Arc<Mutex<Trace>>,
-    notes: Vec<String>,
-}
-
-impl Drive<'_> {
-    /// From the request's headers to the end of every context. What the origin got, who answered, and with what body
-    /// if not the origin.
-    fn transaction(&mut self, args: &Args) -> (Option<Head>, &'static str, Option<String>) {
-        let ends = {
-            let transaction = self.shared.0.lock();
-            let length = Transaction::find(&transaction.request, "content-length");
-            length.is_none_or(|length| length == "0")
-                && Transaction::find(&transaction.request, "transfer-encoding").is_none()
-        };
-        lock(&self.trace).expect_request();
-        let verdict = self.stream.request_headers(ends);
-        let verdict = self.settle(verdict);
-        let mut body = None;
-        let mut forwarded = None;
-        let mut answered_by = match verdict {
-            Verdict::Respond(answer) => {
-                body = Some(self.answer(&answer));
-                if self.stream.failed() { "failure" } else { "filter" }
-            }
-            Verdict::Close => {
-                body = Some(self.answer(&LocalResponse::text(503, "Service Unavailable\n")));
-                "close"
-            }
-            Verdict::Continue | Verdict::Pause => {
-                let mut transaction = self.shared.0.lock();
-                forwarded = Some(request_head(&transaction));
-                transaction.status = args.response.to_string().into();
-                let fields = args.response_headers.iter();
-                let fields = fields.map(|(name, value)| (name.clone().into(), value.clone().into()));
-                transaction.response = Some(fields.collect());
-                "origin"
-            }
-        };
-        let ends = {
-            let transaction = self.shared.0.lock();
-            let empty = transaction.response.as_ref().and_then(|fields| Transaction::find(fields, "content-length"));
-            transaction.request_line[0] == b"HEAD"
-                || matches!(transaction.status.as_slice(), b"204" | b"304")
-                || empty == Some("0")
-        };
-        lock(&self.trace).expect_response();
-        let mut verdict = self.stream.response_headers(At::Origin, ends);
-        verdict = self.settle(verdict);
-        if verdict == Verdict::Continue {
-            verdict = self.stream.response_headers(At::Client, ends);
-            verdict = self.settle(verdict);
-        }
-        match verdict {
-            Verdict::Respond(answer) => {
-                if answered_by == "origin" {
-                    self.notes.push(
-                        "the answer comes after the origin's: of its headers, Traffic Server sends content-type alone"
-                            .to_owned(),
-                    );
-                }
-                body = Some(self.answer(&answer));
-                answered_by = if self.stream.failed() { "failure" } else { "filter" };
-            }
-            Verdict::Close => {
-                body = Some(self.answer(&LocalResponse::text(503, "Service Unavailable\n")));
-                answered_by = "close";
-            }
-            Verdict::Continue | Verdict::Pause => {}
-        }
-        lock(&self.trace).expect_end();
-        self.stream.finish();
-        self.close();
-        (forwarded, answered_by, body)
-    }
-
-    /// Waits out every pause: ticks run meanwhile, and when none is left that could end it, its time is up at once.
-    fn settle(&mut self, mut verdict: Verdict) -> Verdict {
-        let mut deadline = Instant::now() + self.stream.pause_limit();
-        while verdict == Verdict::Pause {
-            self.close();
-            let next = self.runtime.run_timers(0);
-            verdict = self.stream.resume();
-            if verdict != Verdict::Pause {
-                break;
-            }
-            let Some(next) = next.filter(|next| *next <= deadline) else {
-                let limit = self.stream.pause_limit();
-                let filter = lock(&self.trace).current_name();
-                self.notes.push(format!(
-                    "filter '{filter}' paused the transaction, and no tick of its ends that within its {limit:?}"
-                ));
-                verdict = self.stream.pause_expired();
-                deadline = Instant::now() + self.stream.pause_limit();
-                continue;
-            };
-            std::thread::sleep(next.saturating_duration_since(Instant::now()));
-        }
-        self.close();
-        verdict
-    }
-
-    /// Ends the step that is open.
-    fn close(&self) {
-        let now = self.shared.0.lock().clone();
-        lock(&self.trace).close(&now);
-    }
-
-    /// Puts an answer in the place of the origin's. Its body, as text.
-    fn answer(&self, answer: &LocalResponse) -> String {
-        let mut transaction = self.shared.0.lock();
-        transaction.status = answer.status.to_string().into();
-        let mut fields = answer.headers.clone();
-        if let Some(status) = answer.grpc_status {
-            fields.push((b"grpc-status".to_vec(), status.to_string().into()));
-        }
-        transaction.response = Some(fields);
-        match std::str::from_utf8(&answer.body) {
-            Ok(text) => text.to_owned(),
-            Err(_) => format!("({} that are not text)", count(answer.body.len(), "byte")),
-        }
-    }
-}
-
-fn request_head(transaction: &Transaction) -> Head {
-    let [method, path, authority, scheme] =
-        transaction.request_line.each_ref().map(|part| String::from_utf8_lossy(part));
-    Head {
-        method: Some(method.clone().into_owned()),
-        url: Some(format!("{scheme}://{authority}{path}")),
-        status: None,
-        headers: text(&transaction.request),
-    }
-}
-
-fn response_head(transaction: &Transaction) -> Head {
-    let status = std::str::from_utf8(&transaction.status).ok().and_then(|status| status.parse().ok());
-    Head { method: None, url: None, status, headers: text(transaction.response.as_ref().unwrap_or(&Fields::new())) }
-}
-
-fn render(report: &Report) -> String {
-    let mut out = String::new();
-    head(&mut out, "client sends", &report.request);
-    for text in &report.load_log {
-        line(&mut out, 2, "log", text);
-    }
-    out.push('\n');
-    let width = report.callbacks.iter().map(|step| step.filter.len()).max().unwrap_or_default();
-    for step in &report.callbacks {
-        let _ = writeln!(out, "{:width$}  {}", step.filter, step.callback);
-        for change in &step.changes {
-            let sign = if change.change == "added" { '+' } else { '-' };
-            let _ = writeln!(out, "{:width$}    {} {sign} {}: {}", "", change.message, change.name, change.value);
-        }
-        for text in &step.log {
-            line(&mut out, width + 4, "log", text);
-        }
-    }
-    out.push('\n');
-    if let Some(forwarded) = &report.forwarded {
-        head(&mut out, "origin gets", forwarded);
-        out.push('\n');
-    }
-    let who = match report.answered_by {
-        "filter" => "client gets, from a filter",
-        "failure" => "client gets, because a filter failed",
-        "close" => "client gets, because a filter closed the transaction",
-        _ => "client gets, from the origin",
-    };
-    head(&mut out, who, &report.response);
-    if let Some(body) = report.body.as_deref().filter(|body| !body.is_empty()) {
-        out.push('\n');
-        for text in body.lines() {
-            let _ = writeln!(out, "  {text}");
-        }
-    }
-    for note in &report.notes {
-        let _ = writeln!(out, "note: {note}");
-    }
-    out
-}
-
-fn head(out: &mut String, who: &str, head: &Head) {
-    let _ = match (&head.method, &head.url, head.status) {
-        (Some(method), Some(url), _) => writeln!(out, "{who}: {method} {url}"),
-        (_, _, Some(status)) => writeln!(out, "{who}: {status}"),
-        _ => writeln!(out, "{who}:"),
-    };
-    for (name, value) in &head.headers {
-        let _ = writeln!(out, "  {name}: {value}");
-    }
 }
 
 #[cfg(test)]

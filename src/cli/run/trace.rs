@@ -1,53 +1,87 @@
 //! What a chain does in one transaction, callback by callback.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use engine::abi::{Callback, MapType};
+use engine::abi::Callback;
 use engine::inspect::Identity;
-use engine::testing::{Fields, SharedTransaction, Transaction};
-use engine::{Chain, Error, Filter, PseudoHeader, StreamHost};
+use engine::testing::{Fields, Transaction};
+use engine::{At, Body, Chain, Filter, PseudoHeader, Side, Stream};
 use serde::Serialize;
 
+use super::message::Length;
 use crate::capture;
 
 /// The chain's name in log lines, by which they are told apart from others.
-pub(crate) const LABEL: &str = "run";
+pub(super) const LABEL: &str = "run";
 
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One callback of one filter.
 #[derive(Serialize)]
-pub(crate) struct Step {
-    pub(crate) filter: String,
-    pub(crate) callback: &'static str,
-    pub(crate) changes: Vec<Change>,
-    pub(crate) log: Vec<String>,
+pub(super) struct Step {
+    pub(super) filter: String,
+    pub(super) callback: &'static str,
+    /// Of a callback for a body.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) body: Option<Seen>,
+    pub(super) changes: Vec<Change>,
+    /// To bodies.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) writes: Vec<Write>,
+    pub(super) log: Vec<String>,
 }
 
 #[derive(Serialize, Clone, PartialEq, Eq)]
-pub(crate) struct Change {
-    pub(crate) message: &'static str,
+pub(super) struct Change {
+    pub(super) message: &'static str,
     /// `added` or `removed`.
-    pub(crate) change: &'static str,
-    pub(crate) name: String,
-    pub(crate) value: String,
+    pub(super) change: &'static str,
+    pub(super) name: String,
+    pub(super) value: String,
+}
+
+/// What a filter was shown of a body.
+#[derive(Serialize, Clone)]
+pub(super) struct Seen {
+    /// How many bytes it had before it: those that it held, and those that came.
+    pub(super) bytes: usize,
+    /// They are the last.
+    pub(super) end: bool,
+    /// It let none of them pass.
+    pub(super) held: bool,
+}
+
+/// What a filter did to a body.
+#[derive(Serialize, Clone)]
+pub(super) struct Write {
+    /// `request` or `response`.
+    pub(super) body: &'static str,
+    /// At which of the bytes that the filter had before it.
+    pub(super) start: usize,
+    /// How many went away there.
+    pub(super) removed: usize,
+    /// How many came instead.
+    pub(super) added: usize,
+    /// Those, if they are UTF-8.
+    pub(super) text: Option<String>,
 }
 
 /// One callback, with the transaction before and after it.
 struct Event {
     filter: usize,
     callback: Callback,
+    body: Option<Seen>,
     before: Transaction,
     after: Option<Transaction>,
+    writes: Vec<Write>,
     log: Vec<capture::Line>,
 }
 
 /// What was called, in order.
-pub(crate) struct Trace {
+pub(super) struct Trace {
     names: Vec<String>,
     /// What each filter's module exports.
     exports: Vec<Vec<Callback>>,
@@ -58,11 +92,21 @@ pub(crate) struct Trace {
     /// What may come in this phase, in order. A host is told which callback begins and not of which filter, but their
     /// order is fixed: the next one of this name is it.
     expected: VecDeque<(usize, Callback)>,
+    /// The bodies that each filter is shown, and on which side of the cache.
+    shown: Vec<(Body, At)>,
+    /// By side: the order of the filter that may be shown the body next, if it is shown it.
+    next: [usize; 2],
+    /// By side: all of the body has come.
+    ended: [bool; 2],
+    /// The length of what a filter has before it.
+    measured: Option<usize>,
+    /// By side: what filters say of the body's length.
+    pub(super) lengths: [Length; 2],
     events: Vec<Event>,
 }
 
 impl Trace {
-    pub(crate) fn new(chain: &Chain) -> Self {
+    pub(super) fn new(chain: &Chain) -> Self {
         let filters = chain.filters();
         let exports = filters
             .iter()
@@ -74,6 +118,11 @@ impl Trace {
             vms: filters.iter().map(Filter::vm_identity).collect(),
             alive: vec![false; filters.len()],
             expected: VecDeque::new(),
+            shown: filters.iter().map(|filter| (filter.body(), filter.at())).collect(),
+            next: [0; 2],
+            ended: [false; 2],
+            measured: None,
+            lengths: [Length::Kept; 2],
             events: Vec::new(),
         }
     }
@@ -86,41 +135,113 @@ impl Trace {
         }
     }
 
-    pub(crate) fn expect_request(&mut self) {
+    pub(super) fn expect_request(&mut self) {
         self.expect(0..self.names.len(), &[Callback::ContextCreate, Callback::RequestHeaders]);
     }
 
-    pub(crate) fn expect_response(&mut self) {
-        let alive: Vec<_> = (0..self.names.len()).rev().filter(|filter| self.alive[*filter]).collect();
+    pub(super) fn expect_response(&mut self, at: At) {
+        let sees = |filter: &usize| self.alive[*filter] && self.shown[*filter].1 == at;
+        let alive: Vec<_> = (0..self.names.len()).rev().filter(sees).collect();
         self.expect(alive.into_iter(), &[Callback::ResponseHeaders]);
     }
 
-    pub(crate) fn expect_end(&mut self) {
+    pub(super) fn expect_end(&mut self) {
         let alive: Vec<_> = (0..self.names.len()).filter(|filter| self.alive[*filter]).collect();
         self.expect(alive.into_iter(), &[Callback::Done, Callback::Log, Callback::Delete]);
     }
 
-    fn begin(&mut self, callback: Callback, now: &Transaction) {
-        self.close(now);
-        let mut filter = None;
-        while let Some((next, expected)) = self.expected.pop_front() {
-            if expected == callback {
-                filter = Some(next);
-                break;
+    /// A piece of a body comes.
+    pub(super) fn expect_body(&mut self, side: Side, end: bool) {
+        self.next[side as usize] = 0;
+        self.ended[side as usize] = end;
+        self.measured = None;
+    }
+
+    /// What is held may go on: behind the filter that was called last, or with the one that holds the headers.
+    pub(super) fn expect_resume(&mut self, stream: &Stream) {
+        for side in Side::ALL {
+            if let Some(filter) = stream.holds_headers(side) {
+                self.next[side as usize] = self.place(side, filter);
             }
         }
+        self.measured = None;
+    }
+
+    /// The filter that meets the message of this side as the one of this order; and the other way round.
+    fn place(&self, side: Side, order: usize) -> usize {
+        match side {
+            Side::Request => order,
+            Side::Response => self.names.len() - 1 - order,
+        }
+    }
+
+    /// Whose callback for a body comes next.
+    fn next_for_body(&mut self, side: Side) -> Option<usize> {
+        let count = self.names.len();
+        let from = self.next[side as usize];
+        let is_next = |order: &usize| {
+            let filter = self.place(side, *order);
+            self.alive[filter] && self.shown[filter].0.shows(side)
+        };
+        let order = (from..count).chain(0..from).find(is_next)?;
+        self.next[side as usize] = order + 1;
+        Some(self.place(side, order))
+    }
+
+    /// A filter has so many bytes of a body before it.
+    pub(super) fn measured(&mut self, len: usize) {
+        self.measured = Some(len);
+    }
+
+    /// The filter whose callback runs wrote to a body.
+    pub(super) fn wrote(&mut self, side: Side, start: usize, removed: usize, data: &[u8]) {
+        if let Some(event) = self.events.last_mut() {
+            let text = std::str::from_utf8(data).ok().map(str::to_owned);
+            event.writes.push(Write { body: side.as_str(), start, removed, added: data.len(), text });
+        }
+    }
+
+    /// The filter whose callback came last holds what it was shown.
+    pub(super) fn held(&mut self) {
+        if let Some(seen) = self.events.last_mut().and_then(|event| event.body.as_mut()) {
+            seen.held = true;
+        }
+    }
+
+    pub(super) fn begin(&mut self, callback: Callback, now: &Transaction) {
+        self.close(now);
+        let side = match callback {
+            Callback::RequestBody => Some(Side::Request),
+            Callback::ResponseBody => Some(Side::Response),
+            _ => None,
+        };
+        let body = side.map(|side| Seen {
+            bytes: self.measured.take().unwrap_or_default(),
+            end: self.ended[side as usize],
+            held: false,
+        });
+        let filter = match side {
+            Some(side) => self.next_for_body(side),
+            // A tick that turns to this stream. Of which filter nobody says; mostly of the one that waits for it.
+            None if callback == Callback::Tick => self.events.last().map(|event| event.filter),
+            None => self.expected.iter().position(|(_, expected)| *expected == callback).and_then(|at| {
+                self.expected.drain(..at);
+                self.expected.pop_front().map(|(filter, _)| filter)
+            }),
+        };
         let filter = filter.unwrap_or_default();
         self.alive[filter] = true;
-        self.events.push(Event { filter, callback, before: now.clone(), after: None, log: Vec::new() });
+        let (before, after) = (now.clone(), None);
+        self.events.push(Event { filter, callback, body, before, after, writes: Vec::new(), log: Vec::new() });
     }
 
     /// Ends the open event, if there is one; what was logged since it began is its own.
-    pub(crate) fn close(&mut self, now: &Transaction) {
+    pub(super) fn close(&mut self, now: &Transaction) {
         let lines = capture::take();
         let Some(event) = self.events.last_mut() else { return };
         event.after.get_or_insert_with(|| now.clone());
-        // The engine reports whose callback failed. That a filter held the transaction too long costs it nothing but
-        // its say; anything else is the end of its VM.
+        // The engine reports whose callback failed. That a filter held the transaction too long, or too much of it, costs
+        // it nothing but its say; anything else is the end of its VM.
         let mut gone = vec![false; self.names.len()];
         for line in lines.iter().filter(|line| !line.guest) {
             let Some(reported) = line.text.strip_prefix(LABEL).and_then(|text| text.strip_prefix(": filter '")) else {
@@ -128,7 +249,7 @@ impl Trace {
             };
             for (filter, name) in self.names.iter().enumerate() {
                 let reason = reported.strip_prefix(name.as_str()).and_then(|rest| rest.strip_prefix("': "));
-                gone[filter] |= reason.is_some_and(|reason| !reason.starts_with("it held the transaction"));
+                gone[filter] |= reason.is_some_and(|reason| !reason.starts_with("it held "));
             }
         }
         for filter in 0..gone.len() {
@@ -141,16 +262,20 @@ impl Trace {
         event.log.extend(lines);
     }
 
-    /// The filter whose callback came last.
-    pub(crate) fn current_name(&self) -> String {
-        self.events.last().map_or_else(String::new, |event| self.names[event.filter].clone())
+    /// The filter that holds the stream: if not the headers, then what its last callback was for.
+    pub(super) fn holder(&self, stream: &Stream) -> String {
+        let headers = Side::ALL.into_iter().find_map(|side| stream.holds_headers(side));
+        let filter = headers.or_else(|| self.events.last().map(|event| event.filter));
+        filter.map_or_else(String::new, |filter| self.names[filter].clone())
     }
 
-    pub(crate) fn steps(&self, chain: &Chain) -> Vec<Step> {
+    pub(super) fn steps(&self, chain: &Chain) -> Vec<Step> {
         let step = |event: &Event| Step {
             filter: chain.filters()[event.filter].name().to_owned(),
             callback: event.callback.as_str(),
+            body: event.body.clone(),
             changes: event.after.as_ref().map_or_else(Vec::new, |after| changes(&event.before, after)),
+            writes: event.writes.clone(),
             log: event.log.iter().map(ToString::to_string).collect(),
         };
         self.events.iter().map(step).collect()
@@ -197,111 +322,9 @@ fn response_fields(transaction: &Transaction) -> Fields {
     std::iter::once(status).chain(transaction.response.iter().flatten().cloned()).collect()
 }
 
-pub(crate) fn text(fields: &Fields) -> Vec<(String, String)> {
+pub(super) fn text(fields: &Fields) -> Vec<(String, String)> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     fields.iter().map(|(name, value)| (text(name), text(value))).collect()
-}
-
-/// The engine's offline host, with an eye on it: notes every callback, and answers the properties that every
-/// transaction has.
-pub(crate) struct Recorder {
-    pub(crate) inner: Box<dyn StreamHost>,
-    pub(crate) shared: SharedTransaction,
-    pub(crate) trace: Arc<Mutex<Trace>>,
-    pub(crate) client: IpAddr,
-}
-
-impl Recorder {
-    /// A property by its path, segments joined by NUL, in Envoy's encodings.
-    fn known_property(&self, path: &[u8]) -> Option<Vec<u8>> {
-        let transaction = self.shared.0.lock();
-        let [method, target, authority, scheme] = &transaction.request_line;
-        let field = |fields: &Fields, name: &[u8]| {
-            let found = fields.iter().find(|(field, _)| field.eq_ignore_ascii_case(name));
-            found.map(|(_, value)| value.clone())
-        };
-        let request = |name: &[u8]| field(&transaction.request, name);
-        let cut = target.iter().position(|byte| *byte == b'?').unwrap_or(target.len());
-        let segments: Vec<_> = path.split(|byte| *byte == 0).collect();
-        match segments.as_slice() {
-            [b"request", b"path"] => Some(target.clone()),
-            [b"request", b"url_path"] => Some(target[..cut].to_vec()),
-            [b"request", b"query"] => Some(target.get(cut + 1..).unwrap_or_default().to_vec()),
-            [b"request", b"method"] => Some(method.clone()),
-            [b"request", b"scheme"] => Some(scheme.clone()),
-            [b"request", b"host"] => Some(authority.clone()),
-            [b"request", b"protocol"] => Some(b"HTTP/1.1".to_vec()),
-            [b"request", b"headers", name] => request(name),
-            [b"request", b"referer"] => request(b"referer"),
-            [b"request", b"useragent"] => request(b"user-agent"),
-            [b"request", b"id"] => request(b"x-request-id"),
-            [b"response", b"code"] => {
-                let status: u64 = std::str::from_utf8(&transaction.status).ok()?.parse().ok()?;
-                Some(status.to_le_bytes().to_vec())
-            }
-            [b"response", b"headers", name] => field(transaction.response.as_ref()?, name),
-            [b"source", b"address"] => Some(SocketAddr::new(self.client, 0).to_string().into()),
-            _ => None,
-        }
-    }
-}
-
-impl StreamHost for Recorder {
-    fn begin(&mut self, callback: Callback) {
-        let now = self.shared.0.lock().clone();
-        lock(&self.trace).begin(callback, &now);
-        self.inner.begin(callback);
-    }
-
-    fn header(&mut self, map: MapType, name: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
-        self.inner.header(map, name, out)
-    }
-
-    fn headers(&mut self, map: MapType, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), Error> {
-        self.inner.headers(map, visit)
-    }
-
-    fn header_count(&mut self, map: MapType) -> Result<usize, Error> {
-        self.inner.header_count(map)
-    }
-
-    fn add_header(&mut self, map: MapType, name: &[u8], value: &[u8]) -> Result<(), Error> {
-        self.inner.add_header(map, name, value)
-    }
-
-    fn set_header(&mut self, map: MapType, name: &[u8], value: &[u8]) -> Result<(), Error> {
-        self.inner.set_header(map, name, value)
-    }
-
-    fn remove_header(&mut self, map: MapType, name: &[u8]) -> Result<(), Error> {
-        self.inner.remove_header(map, name)
-    }
-
-    fn clear_headers(&mut self, map: MapType) -> Result<(), Error> {
-        self.inner.clear_headers(map)
-    }
-
-    fn pseudo_header(&mut self, pseudo: PseudoHeader, out: &mut Vec<u8>) -> Result<(), Error> {
-        self.inner.pseudo_header(pseudo, out)
-    }
-
-    fn set_pseudo_header(&mut self, pseudo: PseudoHeader, value: &[u8]) -> Result<(), Error> {
-        self.inner.set_pseudo_header(pseudo, value)
-    }
-
-    fn property(&mut self, path: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
-        match self.known_property(path) {
-            Some(value) => {
-                out.extend_from_slice(&value);
-                Ok(())
-            }
-            None => self.inner.property(path, out),
-        }
-    }
-
-    fn set_property(&mut self, path: &[u8], value: &[u8]) -> Result<(), Error> {
-        self.inner.set_property(path, value)
-    }
 }
 
 #[cfg(test)]
