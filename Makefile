@@ -19,6 +19,7 @@ DESTDIR ?=
 TEST_THREADS ?= 8
 FUZZ_SECONDS ?= 60
 BENCH_ARGS ?=
+MEMCHECK_TRANSACTIONS ?= 300
 
 WORKSPACE := --release --locked --workspace
 GUESTS := --locked --target-dir $(TARGET)/guests-build
@@ -213,7 +214,7 @@ $(FAULT): $(shell find src/plugin src/ats src/engine ats-sys -name '*.rs' -o -na
 	mv $@.new $@
 
 ##@ To check
-.PHONY: lint fmt clippy rustdoc dependencies fuzz bench bench-quick
+.PHONY: lint fmt clippy rustdoc dependencies fuzz memcheck bench bench-quick
 lint: fmt clippy rustdoc dependencies ## formatting, clippy, rustdoc, dependencies: each may also be called by its name
 	@printf '\nmake lint: ok\n'
 
@@ -279,6 +280,10 @@ fuzz: rust ## fuzz the two parsers that read what others wrote, FUZZ_SECONDS (60
 	    cargo +nightly fuzz run --fuzz-dir tests/fuzz --target-dir $(TARGET)/fuzz "$$target" \
 	        "$(TARGET)/fuzz-corpus/$$target" "tests/fuzz/corpus/$$target" -- -max_total_time=$(FUZZ_SECONDS)
 	done
+
+memcheck: build guests ## the plugin inside traffic_server under valgrind, MEMCHECK_TRANSACTIONS (300) of them; 10 minutes
+	@command -v valgrind >/dev/null || { echo 'make memcheck: needs valgrind: apt-get install valgrind libc6-dbg' >&2; exit 1; }
+	$(TARGET)/release/ats-bench --memcheck=$(MEMCHECK_TRANSACTIONS)
 
 # BENCH_ARGS=--check fails where a bar is missed, --help lists the rest.
 bench: build guests ## the engine alone, then the plugin inside traffic_server beside header_rewrite and no plugin

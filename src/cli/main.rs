@@ -52,7 +52,7 @@ enum Command {
     /// Say what a module exports, imports and needs, without running it
     Inspect(inspect::Args),
     /// Send one transaction through a chain and show what each filter does to it
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// List the calls that filters may make: ABI version, how far supported, what they do
     Hostcalls(hostcalls::Args),
 }

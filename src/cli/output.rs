@@ -70,6 +70,25 @@ pub(crate) fn line(out: &mut String, indent: usize, label: &str, text: impl AsRe
     let _ = writeln!(out, "{:indent$}{label:LABEL$}{}", "", text.as_ref().trim_end().replace('\n', &under));
 }
 
+/// Appends `label` and a text, wrapped under its first word.
+pub(crate) fn paragraph(out: &mut String, indent: usize, label: &str, text: &str) {
+    let start = indent + LABEL;
+    let _ = write!(out, "{:indent$}{label:LABEL$}", "");
+    let mut column = start;
+    for word in text.split_ascii_whitespace() {
+        let width = word.chars().count();
+        if column > start && column + 1 + width > WIDTH {
+            let _ = write!(out, "\n{:start$}{word}", "");
+            column = start + width;
+        } else {
+            let blank = if column > start { " " } else { "" };
+            let _ = write!(out, "{blank}{word}");
+            column += blank.len() + width;
+        }
+    }
+    out.push('\n');
+}
+
 /// A number of bytes, in the unit that suits it.
 pub(crate) fn size(bytes: u64) -> String {
     match bytes {
@@ -97,6 +116,13 @@ mod tests {
         out.clear();
         list::<&str>(&mut out, 2, "none", &[]);
         assert_eq!(out, "");
+    }
+
+    #[test]
+    fn paragraphs_wrap_between_words() {
+        let mut out = String::new();
+        paragraph(&mut out, 2, "text", &format!("{} {} c", "a".repeat(60), "b".repeat(60)));
+        assert_eq!(out, format!("  text       {}\n             {} c\n", "a".repeat(60), "b".repeat(60)));
     }
 
     #[test]

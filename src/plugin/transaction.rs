@@ -414,6 +414,7 @@ fn finish_response(state: &mut State, messages: &mut Messages<'_>) -> Next {
     }
     // An answer's body passes the filters as any other does.
     if let Some(body) = state.reply_body.take()
+        && state.needs.response_body == Some(At::Client)
         && state.stream.wants_body(Side::Response)
     {
         let verdict = state.stream.body(Side::Response, Some(Box::new(engine::Bytes(body))), true);

@@ -14,6 +14,8 @@ ats-bench: what a transaction costs on a real traffic_server, with no plugin, wi
   --no-rounds       counts instructions only
   --only KEY,...    these variants alone, and no plugin, which all are compared with; `bodies` are the large bodies
   --bodies N        how many rounds of large bodies (7)
+  --memcheck[=N]    nothing of this, but N transactions (300) under valgrind's memcheck; fails at what it finds with the
+                    plugin and not without
   --starts N        how often all servers are started afresh (5)
   --rounds N        rounds after each start (6)
   --seconds N       length of a variant's turn in a round (1)
@@ -31,6 +33,8 @@ pub(crate) struct Args {
     pub(crate) starts: usize,
     pub(crate) rounds: usize,
     pub(crate) seconds: u64,
+    /// Transactions under memcheck, instead of all else.
+    pub(crate) memcheck: usize,
     /// Rounds of large bodies.
     pub(crate) bodies: usize,
     pub(crate) write: Option<PathBuf>,
@@ -49,6 +53,7 @@ impl Args {
             starts: 5,
             rounds: 6,
             seconds: 1,
+            memcheck: 0,
             bodies: 7,
             write: None,
         };
@@ -75,6 +80,8 @@ impl Args {
                 "--no-rounds" => no_rounds = true,
                 "--callgrind" if value.is_none() => args.callgrind = 1000,
                 "--callgrind" => args.callgrind = number()?,
+                "--memcheck" if value.is_none() => args.memcheck = 300,
+                "--memcheck" => args.memcheck = number()? as usize,
                 "--only" => args.only = need()?.split(',').map(str::to_owned).collect(),
                 "--starts" => args.starts = number()? as usize,
                 "--rounds" => args.rounds = number()? as usize,

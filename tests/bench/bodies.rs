@@ -17,10 +17,11 @@ pub(crate) fn run(rounds: usize, machine: &Machine) -> Vec<Vec<Turn>> {
         machine::pin_server(bodies.server());
     }
     // The first bodies fill ATS's pools of memory.
-    bodies.round(0, SIZE / 16);
+    let ways: Vec<usize> = (0..WAYS.len()).collect();
+    bodies.round(0, SIZE / 16, &ways);
     (0..rounds)
         .map(|number| {
-            let turns = bodies.round(number, SIZE);
+            let turns = bodies.round(number, SIZE, &ways);
             let figures: Vec<String> =
                 turns.iter().map(|turn| format!("{:.2}/{:.2}", seconds(turn.wall), seconds(turn.cpu))).collect();
             eprintln!("bodies, round {}/{rounds}, s wall/CPU: {}", number + 1, figures.join(" "));

@@ -10,6 +10,7 @@ mod args;
 mod bodies;
 mod callgrind;
 mod machine;
+mod memcheck;
 mod report;
 mod rounds;
 mod stats;
@@ -32,6 +33,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if args.memcheck > 0 {
+        return conclude(&[memcheck::run(args.memcheck)]);
+    }
     let machine = machine::Machine::here();
     let mut verdicts = Vec::new();
     if args.starts > 0 || args.callgrind > 0 {
@@ -60,10 +64,11 @@ fn main() -> ExitCode {
         }
         verdicts.push(bodies::check(&rounds));
     }
-    if !args.check {
-        return ExitCode::SUCCESS;
-    }
-    for verdict in &verdicts {
+    if args.check { conclude(&verdicts) } else { ExitCode::SUCCESS }
+}
+
+fn conclude(verdicts: &[Result<String, String>]) -> ExitCode {
+    for verdict in verdicts {
         match verdict {
             Ok(line) => println!("check passed: {line}"),
             Err(line) => println!("check FAILED: {line}"),

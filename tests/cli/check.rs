@@ -29,7 +29,16 @@ fn several_files_are_one_chain_in_order() {
     assert_eq!(first["module"]["abi"], "0.2.1");
     assert!(texts(&first["callbacks"]).contains(&"proxy_on_request_headers"));
     let hooks: Vec<_> = chain["hooks"].as_array().unwrap().iter().map(|hook| hook["hook"].as_str().unwrap()).collect();
-    assert_eq!(hooks, ["TSRemapDoRemap", "SEND_RESPONSE_HDR", "TXN_CLOSE"]);
+    let expected = [
+        "TSRemapDoRemap",
+        "REQUEST_TRANSFORM",
+        "SEND_REQUEST_HDR",
+        "READ_RESPONSE_HDR",
+        "RESPONSE_TRANSFORM",
+        "SEND_RESPONSE_HDR",
+        "TXN_CLOSE",
+    ];
+    assert_eq!(hooks, expected);
     let inspected =
         place.run(&["inspect", artifacts::guest("api-key").to_str().unwrap(), "--format", "json"]).status(0).json();
     assert_eq!(first["module"]["sha256"], inspected["sha256"]);
@@ -197,6 +206,119 @@ fn mistakes_of_rules_name_the_line_and_the_rule() {
     }
     let missing = place.run(&["check", "--remap-config", "nowhere/remap.config"]).status(1);
     assert!(missing.err.contains("nowhere/remap.config: cannot be read"), "{}", missing.err);
+}
+
+/// A module with these imports, callbacks for headers of requests, and for bodies.
+fn with_bodies(imports: &str) -> String {
+    format!(
+        r#"(module {imports} (memory (export "memory") 1) (func (export "proxy_abi_version_0_2_1"))
+        (func (export "malloc") (param i32) (result i32) (i32.const 0))
+        (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) (i32.const 0))
+        (func (export "proxy_on_request_body") (param i32 i32 i32) (result i32) (i32.const 0))
+        (func (export "proxy_on_response_body") (param i32 i32 i32) (result i32) (i32.const 0)))"#
+    )
+}
+
+const READ: &str = r#"(import "env" "proxy_get_buffer_bytes" (func (param i32 i32 i32 i32 i32) (result i32)))"#;
+const WRITE: &str = r#"(import "env" "proxy_set_buffer_bytes" (func (param i32 i32 i32 i32 i32) (result i32)))"#;
+
+fn bodies_place() -> Place {
+    Place::new()
+        .module("blind.wasm", &with_bodies(""))
+        .module("reads.wasm", &with_bodies(READ))
+        .module("writes.wasm", &with_bodies(WRITE))
+}
+
+#[test]
+fn who_is_shown_bodies_is_told_and_what_it_would_save_not_to() {
+    let place = bodies_place()
+        .file(
+            "chain.yaml",
+            "filters:\n  - {name: blind, module: blind.wasm, body: request}\n  - {name: r, module: reads.wasm}\n  \
+             - {name: w, module: writes.wasm, body: request, request_body: buffer, limits: {body_kib: 64}}\n  \
+             - {name: out, module: writes.wasm, body: none}\n",
+        )
+        .file("alone.yaml", "filters: [{name: alone, module: reads.wasm, at: origin}]\n")
+        .file("none.yaml", "filters: [{name: out, module: writes.wasm, body: none}]\n");
+    let report = place.run(&["check", "chain.yaml", "--format", "json"]).status(0).json();
+    let bodies = &report["rules"][0]["bodies"];
+    assert_eq!((texts(&bodies["request"]), texts(&bodies["response"])), (vec!["blind", "r", "w"], vec!["r"]));
+    assert_eq!((texts(&bodies["buffered_for"]), &bodies["buffered_kib"]), (vec!["w"], &1024.into()));
+    assert_eq!((&bodies["request_may_change"], &bodies["response_may_change"]), (&true.into(), &false.into()));
+    assert_eq!(bodies["response_at"], "client");
+    let filters = report["rules"][0]["filters"].as_array().unwrap();
+    let shown: Vec<_> = filters
+        .iter()
+        .map(|filter| {
+            let bodies = &filter["bodies"];
+            ["request", "response", "reads", "changes"].map(|key| bodies[key].as_bool().unwrap())
+        })
+        .collect();
+    let (yes, no) = (true, false);
+    assert_eq!(shown, [[yes, no, no, no], [yes, yes, yes, no], [yes, no, yes, yes], [no, no, no, no]]);
+    assert_eq!(filters[3]["bodies"]["why_not"], "body: none");
+    assert_eq!(filters[2]["limits"]["body_kib"], 64);
+    let advice = texts(&bodies["advice"]);
+    assert!(advice[0].starts_with("filter 'blind' is shown bodies that it cannot look at"), "{advice:?}");
+    assert!(advice[0].contains("imports neither proxy_get_buffer_bytes nor proxy_set_buffer_bytes"), "{advice:?}");
+    assert!(
+        advice[1].starts_with("filter 'r' sees bodies (its module exports proxy_on_request_body and"),
+        "{advice:?}"
+    );
+    assert!(advice[1].ends_with("`body: none` spares each response a transform"), "{advice:?}");
+    assert!(advice[2].starts_with("requests' bodies are gathered when the connection"), "{advice:?}");
+    assert_eq!(advice.len(), 3, "whoever chose is not advised: {advice:?}");
+
+    let text = place.run(&["check", "chain.yaml"]).status(0);
+    assert_eq!(text.err, "");
+    for part in [
+        "REQUEST_BUFFER_READ_COMPLETE (blind r w; requests with a body)",
+        "requests', whole, up to 1024 KiB, before the origin gets anything (w: request_body: buffer):",
+        "responses', at the client's side of the cache: r; stay as they are: no proxy_set_buffer_bytes\n",
+        "bodies     requests' and responses', which it cannot change\n",
+        "bodies     requests', which it cannot look at (body: request)\n",
+        "held of a body 64 KiB",
+    ] {
+        assert!(text.out.contains(part), "{part:?} is not in\n{}", text.out);
+    }
+    let alone = place.run(&["check", "alone.yaml"]).status(0);
+    for part in [
+        "CACHE_LOOKUP_COMPLETE (alone; not HEAD)",
+        "responses', once, at the origin's side of the cache: alone;",
+        "none` spares each response and each",
+    ] {
+        assert!(alone.out.contains(part), "{part:?} is not in\n{}", alone.out);
+    }
+    let none = place.run(&["check", "none.yaml"]).status(0).out;
+    assert!(none.contains("  bodies     none: they pass at full speed\n") && !none.contains("advice"), "{none}");
+}
+
+#[test]
+fn keys_for_bodies_that_do_nothing_are_warned_about() {
+    let place = bodies_place()
+        .file(
+            "f.yaml",
+            "filters:\n  - {name: a, module: reads.wasm, body: response, request_body: buffer}\n  \
+             - {name: b, module: reads.wasm, body: request, at: origin}\n  \
+             - {name: c, module: reads.wasm, request_body: buffer, allowed_capabilities: [proxy_on_request_headers]}\n",
+        )
+        .file(
+            "mixed.yaml",
+            "filters:\n  - {name: a, module: reads.wasm, at: origin}\n  - {name: b, module: reads.wasm}\n",
+        )
+        .file("remap.config", "map http://a.test/ http://b.test/ @plugin=wasm_remap.so @pparam=f.yaml\n");
+    let ran = place.run(&["check", "--remap-config", "remap.config"]).status(0);
+    let buffers = "'request_body: buffer' buffers nothing, for it is shown no requests' bodies";
+    for part in [
+        format!("warning: remap.config:1: filter 'a': {buffers} (body: response)\n"),
+        "warning: remap.config:1: filter 'b': 'at: origin' means nothing, for it has no callback for responses\n"
+            .into(),
+        format!("filter 'c': {buffers} (proxy_on_request_body is not among its allowed_capabilities)\n"),
+    ] {
+        assert!(ran.err.contains(&part), "{part:?} is not in\n{}", ran.err);
+    }
+    let mixed = place.run(&["check", "mixed.yaml"]).status(1);
+    assert!(mixed.err.contains("error: filters 'a' and 'b' both see response bodies"), "{}", mixed.err);
 }
 
 #[test]

@@ -77,7 +77,11 @@ fn a_filters_own_answer_passes_the_response_callbacks() {
     let ran = place.run(&["run", "f.yaml", "-r", "http://shop.test/"]).status(0);
     assert!(!ran.out.contains("origin gets"), "{}", ran.out);
     assert!(ran.out.contains("client gets, from a filter: 401\n"), "{}", ran.out);
-    assert!(ran.out.contains("  x-rule: A\n\n  {\"error\":\"missing or unknown API key\"}\n"), "{}", ran.out);
+    assert!(
+        ran.out.contains("  x-rule: A\n\n  body: 39 bytes\n    {\"error\":\"missing or unknown API key\"}\n"),
+        "{}",
+        ran.out
+    );
 }
 
 #[test]
@@ -122,11 +126,181 @@ fn ticks_end_pauses_and_what_nobody_ends_expires() {
     assert!(resumed.out.contains("client gets, from the origin: 200\n"), "{}", resumed.out);
     let answered = run("x-pause-answer: 418");
     assert!(answered.out.contains("client gets, from a filter: 418\n"), "{}", answered.out);
-    assert!(answered.out.contains("\n  answered from a tick\n"), "{}", answered.out);
+    assert!(answered.out.contains("\n    answered from a tick\n"), "{}", answered.out);
     let expired = run("x-pause-forever: 1");
     assert!(expired.out.contains("client gets, because a filter failed: 503\n"), "{}", expired.out);
     assert!(expired.out.contains("note: filter 'p' paused the transaction"), "{}", expired.out);
     assert!(expired.out.contains("p  proxy_on_delete\n"), "the context lives on:\n{}", expired.out);
+}
+
+/// Two filters, of which the first appends and injects, and the second holds.
+const BODIES: &str = "
+filters:
+  - {name: one, module: '{guest:body}', configuration: {request: append, response: 'inject:2'}}
+  - {name: two, module: '{guest:body}', configuration: {request: hold, response: hold}}
+";
+
+#[test]
+fn bodies_are_shown_piece_by_piece_and_held() {
+    let place = Place::new().file("f.yaml", BODIES);
+    let args = ["run", "f.yaml", "-r", "POST http://a.test/", "-d", "hello", "-H", "expect: 100-continue"];
+    let more = ["--response-body", "hello, too", "--chunk-size", "4", "-H", "range: bytes=0-1"];
+    let report = place.run(&[&args[..], &more, &["--format", "json"]].concat()).status(0).json();
+    let seen: Vec<_> = report["callbacks"].as_array().unwrap().iter().filter(|step| !step["body"].is_null()).collect();
+    let seen: Vec<_> = seen
+        .iter()
+        .map(|step| {
+            let (name, body) = (step["callback"].as_str().unwrap(), &step["body"]);
+            let side = name.trim_start_matches("proxy_on_").trim_end_matches("_body");
+            let marks = ["end", "held"].map(|key| if body[key] == true { key } else { "" });
+            format!("{} {side} {} {}", step["filter"].as_str().unwrap(), body["bytes"], marks.join(" "))
+                .trim()
+                .to_owned()
+        })
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            "one request 4",
+            "two request 4  held",
+            "one request 1 end",
+            "two request 15 end",
+            "two response 4  held",
+            "two response 8  held",
+            "two response 10 end",
+            "one response 10 end",
+        ]
+    );
+    assert_eq!(
+        report["callbacks"].as_array().unwrap().iter().filter_map(|step| step.get("writes")).collect::<Vec<_>>(),
+        [
+            &json!([{"body": "request", "start": 1, "removed": 0, "added": 10, "text": "<appended>"}]),
+            &json!([{"body": "response", "start": 2, "removed": 0, "added": 10, "text": "<injected>"}]),
+        ]
+    );
+    assert_eq!(report["request"]["body"], json!({"bytes": 5, "text": "hello", "complete": true}));
+    assert_eq!(report["forwarded"]["body"]["text"], "hello<appended>");
+    let headers = json!([["Host", "a.test"], ["x-hold", "15 834419a8acbc5502"], ["content-length", "15"]]);
+    assert_eq!(report["forwarded"]["headers"], headers, "neither expect nor range, and the right length");
+    assert_eq!(texts(&report["notes"]).len(), 2);
+    assert_eq!(report["response"]["body"]["text"], "he<injected>llo, too");
+    let headers = report["response"]["headers"].as_array().unwrap();
+    assert!(headers.contains(&json!(["content-length", "20"])), "{headers:?}");
+
+    let text = place.run(&[&args[..], &more].concat()).status(0).out;
+    for part in [
+        "client sends: POST http://a.test/\n",
+        "two  proxy_on_request_body (4 bytes): held\n",
+        "one  proxy_on_request_body (1 byte, the end)\n       request body + 10 bytes at 1: \"<appended>\"\n",
+        "\n  body: 15 bytes\n    hello<appended>\n",
+        "\n  body: 20 bytes\n    he<injected>llo, too\n",
+        "note: 'range' is not passed on",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+}
+
+#[test]
+fn what_streams_and_may_change_goes_out_in_chunks() {
+    let place = Place::new()
+        .file("f.yaml", "filters: [{name: b, module: '{guest:body}'}]\n")
+        .file("none.yaml", "filters: [{name: b, module: '{guest:body}', body: none}]\n");
+    let run = |file: &str, more: &[&str]| {
+        let args = ["run", file, "-r", "http://a.test/", "--response-body", "hello", "--format", "json"];
+        place.run(&[&args[..], more].concat()).status(0).json()["response"]["headers"].clone()
+    };
+    let seen = json!(["x-request-seen", "chunks=0 bytes=0 eos=0"]);
+    assert_eq!(run("f.yaml", &[]), json!([["content-length", "5"], seen]));
+    assert_eq!(run("f.yaml", &["--chunk-size", "2"]), json!([seen, ["transfer-encoding", "chunked"]]));
+    assert_eq!(run("none.yaml", &["--chunk-size", "2"]), json!([["content-length", "5"], seen]));
+    let wrong = place.run(&["run", "f.yaml", "-r", "http://a.test/", "-d", "abc", "-H", "content-length: 4"]).status(1);
+    assert_eq!(wrong.err, "error: the request's content-length says 4, and its body has 3 bytes\n");
+}
+
+#[test]
+fn answers_come_from_body_callbacks_too() {
+    let place = Place::new().file("f.yaml", "filters: [{name: b, module: '{guest:body}'}]\n");
+    let run = |operation: &str, more: &[&str]| {
+        let header = format!("x-op: {operation}");
+        let args = ["run", "f.yaml", "-r", "POST http://a.test/", "-H", &header, "--format", "json"];
+        place.run(&[&args[..], more].concat()).status(0).json()
+    };
+    let report = run("request:answer,response:append", &["-d", "hello"]);
+    assert_eq!((&report["answered_by"], &report["forwarded"]), (&"filter".into(), &Value::Null));
+    assert_eq!(
+        report["response"]["body"]["text"], "answered at the request body\n<appended>",
+        "an answer has a body, too"
+    );
+    let report = run("response:answer", &["--response-body", "hello", "--chunk-size", "2"]);
+    assert_eq!((&report["answered_by"], &report["response"]["status"]), (&"filter".into(), &403.into()));
+    assert_eq!(report["response"]["body"]["text"], "answered at the response body\n");
+    assert_eq!(texts(&report["notes"]), Vec::<&str>::new(), "where bodies are shown, it is exact");
+}
+
+#[test]
+fn limits_on_what_filters_hold() {
+    let body = "x".repeat(3000);
+    let place = Place::new()
+        .file("body", &body)
+        .file("f.yaml", "filters: [{name: b, module: '{guest:body}', limits: {body_kib: 1}}]\n")
+        .file(
+            "buffer.yaml",
+            "filters: [{name: b, module: '{guest:body}', request_body: buffer, limits: {body_kib: 1}}]\n",
+        );
+    let run = |file: &str, operation: &str, more: &[&str]| {
+        let header = format!("x-op: {operation}");
+        let args = ["run", file, "-r", "POST http://a.test/", "-H", &header, "--chunk-size", "1000"];
+        place.run(&[&args[..], more, &["--format", "json"]].concat()).status(0).json()
+    };
+    for (file, steps) in [("f.yaml", 2), ("buffer.yaml", 0)] {
+        let report = run(file, "request:hold", &["--data-file", "body"]);
+        assert_eq!((&report["answered_by"], &report["response"]["status"]), (&"limit".into(), &413.into()), "{file}");
+        let shown = report["callbacks"].as_array().unwrap().iter();
+        assert_eq!(shown.filter(|step| step["callback"] == "proxy_on_request_body").count(), steps, "{file}");
+    }
+    let report = run("f.yaml", "response:hold", &["--response-body-file", "body"]);
+    assert_eq!((&report["answered_by"], &report["response"]["status"]), (&"failure".into(), &503.into()));
+    let report = run("f.yaml", "request:pass", &["--data-file", "body"]);
+    assert_eq!(report["forwarded"]["body"]["bytes"], 3000, "what passes is not held");
+}
+
+#[test]
+fn filters_at_the_origin_come_before_those_at_the_client() {
+    let place = Place::new().file(
+        "f.yaml",
+        "filters:\n  - {name: o, module: '{guest:body}', at: origin, body: response, configuration: {response: append}}\n  \
+         - {name: c, module: '{guest:body}', body: request}\n",
+    );
+    let args = ["run", "f.yaml", "-r", "http://a.test/", "--response-body", "hello", "--format", "json"];
+    let report = place.run(&args).status(0).json();
+    let steps = steps(&report);
+    assert_eq!(steps[4..7], ["o response_headers", "o response_body", "c response_headers"], "{steps:?}");
+    assert_eq!(report["response"]["body"]["text"], "hello<appended>");
+    let headers = report["response"]["headers"].as_array().unwrap();
+    assert!(headers.contains(&json!(["x-request-seen", "chunks=0 bytes=0 eos=0"])), "{headers:?}");
+}
+
+#[test]
+fn a_body_that_nobody_lets_go_on_expires() {
+    let place = Place::new()
+        .module(
+            "holds.wasm",
+            r#"(module (memory (export "memory") 1) (func (export "proxy_abi_version_0_2_1"))
+            (func (export "malloc") (param i32) (result i32) (i32.const 0))
+            (func (export "proxy_on_request_body") (param i32 i32 i32) (result i32) (i32.const 1)))"#,
+        )
+        .file("closed.yaml", "filters: [{name: h, module: holds.wasm, limits: {pause_ms: 20}}]\n")
+        .file("open.yaml", "filters: [{name: h, module: holds.wasm, failure_policy: open, limits: {pause_ms: 20}}]\n");
+    let run = |file: &str| place.run(&["run", file, "-r", "POST http://a.test/", "-d", "hello"]).status(0).out;
+    let closed = run("closed.yaml");
+    assert!(closed.contains("h  proxy_on_request_body (5 bytes, the end): held\n"), "{closed}");
+    assert!(closed.contains("client gets, because a filter failed: 503\n"), "{closed}");
+    assert!(closed.contains("note: filter 'h' paused the request body, and no tick of its ends that"), "{closed}");
+    let open = run("open.yaml");
+    assert!(
+        open.contains("\n  body: 5 bytes\n    hello\n") && open.contains("client gets, from the origin: 200\n"),
+        "{open}"
+    );
 }
 
 #[test]

@@ -13,21 +13,21 @@ use super::report::Mistake;
 use crate::capture;
 
 /// What a list of files loads as.
-struct Loaded {
-    specs: Vec<FilterSpec>,
-    chain: Option<Arc<Chain>>,
-    errors: Vec<Mistake>,
-    log: Vec<String>,
+pub(super) struct Loaded {
+    pub(super) specs: Vec<FilterSpec>,
+    pub(super) chain: Option<Arc<Chain>>,
+    pub(super) errors: Vec<Mistake>,
+    pub(super) log: Vec<String>,
 }
 
 /// Loads each list of files once, however many rules name it.
-struct Loader {
-    runtime: Runtime,
-    known: HashMap<Vec<PathBuf>, Rc<Loaded>>,
+pub(super) struct Loader {
+    pub(super) runtime: Runtime,
+    pub(super) known: HashMap<Vec<PathBuf>, Rc<Loaded>>,
 }
 
 impl Loader {
-    fn load(&mut self, files: &[PathBuf]) -> Rc<Loaded> {
+    pub(super) fn load(&mut self, files: &[PathBuf]) -> Rc<Loaded> {
         if let Some(known) = self.known.get(files) {
             return Rc::clone(known);
         }

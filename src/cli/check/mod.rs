@@ -1,20 +1,26 @@
 //! `wasm-remap check`: does it load, and what comes of it.
 
+mod bodies;
+mod hooks;
+mod load;
+mod render;
+mod report;
+
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::slice;
 use std::sync::Arc;
 
-use engine::config::{self, FilterSpec};
+use engine::config::FilterSpec;
 use engine::inspect::{Identity, Offer};
 use engine::{Chain, FailurePolicy, Filter, Options, Runtime, Support};
-use serde::Serialize;
 
 use crate::capture::{self, Threshold};
-use crate::output::{Format, Outcome, count, line, list, size};
+use crate::output::{Format, Outcome};
 use crate::remap::{self, Rules};
+use bodies::ChainBodies;
+use load::{Loaded, Loader};
+use report::{FilterReport, LimitsReport, Mistake, ModuleReport, Origin, RefusedCall, Report, RuleReport, SharedVm};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -88,7 +94,7 @@ pub(crate) fn execute(args: &Args) -> Outcome {
     let report = checked.finish();
     match args.format {
         Format::Json => Outcome::json(&report, report.ok),
-        Format::Text => render(&report, args.quiet, args.remap_config.is_some()),
+        Format::Text => render::render(&report, args.quiet, args.remap_config.is_some()),
     }
 }
 
@@ -147,14 +153,17 @@ impl Checked {
     fn add(&mut self, rule: Option<Origin>, files: &[PathBuf], loaded: &Loaded, mut warnings: Vec<String>) {
         let mut filters = Vec::new();
         let mut hooks = Vec::new();
+        let mut bodies = ChainBodies::default();
         if let Some(chain) = &loaded.chain {
             self.alive.push(Arc::clone(chain));
-            hooks = hooks_of(chain);
+            hooks = hooks::of_chain(chain);
+            bodies = bodies::of_chain(&loaded.specs, chain);
+            let place = rule.as_ref().map_or(String::new(), |rule| format!("{}:{}: ", rule.file, rule.line));
             for (spec, filter) in loaded.specs.iter().zip(chain.filters()) {
                 filters.push(self.filter(spec, filter));
+                warnings.extend(bodies::warnings(spec, filter).into_iter().map(|warning| format!("{place}{warning}")));
             }
             if hooks.is_empty() {
-                let place = rule.as_ref().map_or(String::new(), |rule| format!("{}:{}: ", rule.file, rule.line));
                 warnings
                     .push(format!("{place}no filter of the chain has a callback for transactions: it does nothing"));
             }
@@ -165,6 +174,7 @@ impl Checked {
             rule,
             files: files.iter().map(|file| file.display().to_string()).collect(),
             hooks,
+            bodies,
             filters,
             errors: loaded.errors.clone(),
             warnings,
@@ -211,7 +221,11 @@ impl Checked {
                 callback_ms: spec.limits.callback.as_millis(),
                 configure_ms: spec.limits.configure.as_millis(),
                 pause_ms: spec.limits.pause.as_millis(),
+                body_kib: spec.limits.body_bytes >> 10,
+                header_kib: spec.limits.pairs.bytes >> 10,
+                header_count: spec.limits.pairs.pairs,
             },
+            bodies: bodies::of_filter(spec, filter),
             callbacks: called.into_iter().map(|row| row.name).collect(),
             callbacks_not_called: not_called.into_iter().map(|row| row.name).collect(),
             refused_calls: refused.collect(),
@@ -260,4 +274,3 @@ impl Checked {
         self.report
     }
 }
-

@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::bodies;
-use super::report::{FilterReport, Report, RuleReport, SharedVm};
-use crate::output::{Outcome, count, line, list, size};
+use super::bodies::{ChainBodies, FilterBodies};
+use super::hooks::Hook;
+use super::report::{Report, RuleReport, SharedVm};
+use crate::output::{Outcome, count, line, list, paragraph, size};
 
 pub(super) fn render(report: &Report, quiet: bool, remap: bool) -> Outcome {
     let (mut out, mut err) = (String::new(), String::new());
@@ -56,15 +57,12 @@ fn render_rule(out: &mut String, rule: &RuleReport, shared: &[SharedVm]) {
         None => writeln!(out, "chain"),
     };
     list(out, 2, "files", &rule.files);
-    let hooks: Vec<_> = rule
-        .hooks
-        .iter()
-        .map(|hook| match hook.filters.as_slice() {
-            [] => hook.hook.to_owned(),
-            filters => format!("{} ({})", hook.hook, filters.join(" ")),
-        })
-        .collect();
+    let hooks: Vec<_> = rule.hooks.iter().map(hook).collect();
     list(out, 2, "hooks", &hooks);
+    bodies(out, &rule.bodies);
+    for text in &rule.bodies.advice {
+        paragraph(out, 2, "advice", text);
+    }
     for (at, filter) in rule.filters.iter().enumerate() {
         let _ = writeln!(out, "  filter {}: {}", at + 1, filter.name);
         let module = &filter.module;
@@ -86,17 +84,23 @@ fn render_rule(out: &mut String, rule: &RuleReport, shared: &[SharedVm]) {
             let (allowed, restricted) = (allowed.len(), count(filter.restricted_calls.len(), "import"));
             line(out, 4, "capabilities", format!("{allowed} allowed; {restricted} refused for want of them"));
         }
+        line(out, 4, "bodies", shown(&filter.bodies));
         let failure = match filter.failure_policy {
             "open" => "open: a transaction in which it fails goes on without it",
             _ => "closed: a transaction in which it fails is answered 503",
         };
         line(out, 4, "failure", failure);
         let limits = &filter.limits;
-        let limits = format!(
-            "memory {} MiB, callback {} ms, configure {} ms, pause {} ms",
-            limits.memory_mib, limits.callback_ms, limits.configure_ms, limits.pause_ms
-        );
-        line(out, 4, "limits", limits);
+        let limits = [
+            format!("memory {} MiB", limits.memory_mib),
+            format!("callback {} ms", limits.callback_ms),
+            format!("configure {} ms", limits.configure_ms),
+            format!("pause {} ms", limits.pause_ms),
+            format!("held of a body {} KiB", limits.body_kib),
+            format!("header map {} KiB", limits.header_kib),
+            count(limits.header_count, "field"),
+        ];
+        list(out, 4, "limits", &limits);
         list(out, 4, "variables", &filter.environment);
         let others = shared.iter().find(|group| group.vm == filter.vm).map_or(0, |group| group.filters - 1);
         let with = match others {
@@ -109,4 +113,70 @@ fn render_rule(out: &mut String, rule: &RuleReport, shared: &[SharedVm]) {
     for text in &rule.log {
         line(out, 2, "log", text);
     }
+}
+
+fn hook(hook: &Hook) -> String {
+    let filters = hook.filters.join(" ");
+    match (filters.as_str(), hook.only) {
+        ("", None) => hook.hook.to_owned(),
+        (filters, None) => format!("{} ({filters})", hook.hook),
+        (filters, Some(only)) => format!("{} ({filters}; {only})", hook.hook),
+    }
+}
+
+/// What a chain sees of bodies.
+fn bodies(out: &mut String, bodies: &ChainBodies) {
+    let change = |may: bool| {
+        if may { "may change" } else { "stay as they are: no proxy_set_buffer_bytes" }
+    };
+    let mut label = "bodies";
+    if !bodies.request.is_empty() {
+        let how = match bodies.buffered_kib {
+            Some(kib) => format!(
+                "whole, up to {kib} KiB, before the origin gets anything ({}: request_body: buffer)",
+                bodies.buffered_for.join(" ")
+            ),
+            None => "as they come".to_owned(),
+        };
+        let change = change(bodies.request_may_change);
+        paragraph(out, 2, label, &format!("requests', {how}: {}; {change}", bodies.request.join(" ")));
+        label = "";
+    }
+    if let Some(at) = bodies.response_at {
+        let side = match at {
+            "origin" => "once, at the origin's side of the cache",
+            _ => "at the client's side of the cache",
+        };
+        let change = change(bodies.response_may_change);
+        paragraph(out, 2, label, &format!("responses', {side}: {}; {change}", bodies.response.join(" ")));
+        label = "";
+    }
+    if !label.is_empty() {
+        line(out, 2, label, "none: they pass at full speed");
+    }
+}
+
+/// What a filter sees of bodies.
+fn shown(bodies: &FilterBodies) -> String {
+    let shown = match (bodies.request, bodies.response) {
+        (true, true) => "requests' and responses'",
+        (true, false) => "requests'",
+        (false, true) => "responses'",
+        (false, false) => "none",
+    };
+    let mut text = shown.to_owned();
+    if bodies.request || bodies.response {
+        text += match (bodies.reads, bodies.changes) {
+            (_, true) => ", which it may change",
+            (true, false) => ", which it cannot change",
+            (false, false) => ", which it cannot look at",
+        };
+    }
+    if let Some(why) = &bodies.why_not {
+        text += &format!(" ({why})");
+    }
+    if bodies.at == "origin" {
+        text += "; responses at the origin's side of the cache";
+    }
+    text
 }

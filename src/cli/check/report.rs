@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::bodies::{ChainBodies, FilterBodies};
+use super::hooks::Hook;
 
 /// All that was found.
 #[derive(Serialize)]
@@ -24,6 +25,7 @@ pub(super) struct RuleReport {
     pub(super) files: Vec<String>,
     /// What the plugin adds to each transaction of the rule, and which filters it is for.
     pub(super) hooks: Vec<Hook>,
+    pub(super) bodies: ChainBodies,
     pub(super) filters: Vec<FilterReport>,
     pub(super) errors: Vec<Mistake>,
     pub(super) warnings: Vec<String>,
@@ -47,12 +49,6 @@ pub(super) struct Mistake {
 }
 
 #[derive(Serialize)]
-pub(super) struct Hook {
-    pub(super) hook: &'static str,
-    pub(super) filters: Vec<String>,
-}
-
-#[derive(Serialize)]
 pub(super) struct FilterReport {
     pub(super) name: String,
     pub(super) file: String,
@@ -64,6 +60,7 @@ pub(super) struct FilterReport {
     pub(super) environment: Vec<String>,
     pub(super) failure_policy: &'static str,
     pub(super) limits: LimitsReport,
+    pub(super) bodies: FilterBodies,
     /// Exported and called.
     pub(super) callbacks: Vec<&'static str>,
     /// Exported, and not called by this version.
@@ -83,7 +80,7 @@ pub(super) struct FilterReport {
 #[derive(Serialize)]
 pub(super) struct ModuleReport {
     pub(super) path: String,
-    sha256: String,
+    pub(super) sha256: String,
     pub(super) bytes: u64,
     pub(super) abi: &'static str,
 }
@@ -94,6 +91,9 @@ pub(super) struct LimitsReport {
     pub(super) callback_ms: u128,
     pub(super) configure_ms: u128,
     pub(super) pause_ms: u128,
+    pub(super) body_kib: usize,
+    pub(super) header_kib: usize,
+    pub(super) header_count: usize,
 }
 
 #[derive(Serialize)]
@@ -106,7 +106,7 @@ pub(super) struct RefusedCall {
 pub(super) struct SharedVm {
     pub(super) vm: usize,
     pub(super) vm_id: String,
-    module_sha256: String,
+    pub(super) module_sha256: String,
     pub(super) filters: usize,
     pub(super) plugin_contexts: usize,
 }

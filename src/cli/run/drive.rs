@@ -151,7 +151,8 @@ impl<'a> Drive<'a> {
             self.notes.push(format!("the request has more than {} KiB (limits.body_kib)", limit >> 10));
             return Verdict::Respond(Box::new(LocalResponse::text(413, "Content Too Large\n")));
         }
-        let verdict = self.pass(Side::Request, body, if self.needs.buffers_request { body.len() } else { self.script.chunk });
+        let verdict =
+            self.pass(Side::Request, body, if self.needs.buffers_request { body.len() } else { self.script.chunk });
         let broken = verdict == Verdict::Continue && !self.keeps_promise(Side::Request);
         if broken { Verdict::Respond(Box::new(LocalResponse::text(502, "Bad Gateway\n"))) } else { verdict }
     }

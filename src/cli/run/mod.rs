@@ -184,7 +184,8 @@ fn run(args: &Args) -> Result<Report, String> {
     let load_log = capture::take().iter().map(ToString::to_string).collect();
     let shared = SharedTransaction::new(first(args, &mut script));
     let request = Message::request(&shared.0.lock());
-    let request = Message { body: script.request_body.as_deref().and_then(|body| BodyReport::of(body, true)), ..request };
+    let request =
+        Message { body: script.request_body.as_deref().and_then(|body| BodyReport::of(body, true)), ..request };
     let trace = Arc::new(Mutex::new(Trace::new(&chain)));
     let host =
         Recorder { inner: shared.host(), shared: shared.clone(), trace: Arc::clone(&trace), client: args.client };
@@ -211,10 +212,9 @@ fn script(args: &Args) -> Result<Script, String> {
     if let Some(body) = response_body.as_ref().filter(|_| !is_framed(&response_headers)) {
         response_headers.push(("content-length".to_owned(), body.len().to_string()));
     }
-    for (message, headers, body) in [
-        ("request", &args.headers, &request_body),
-        ("response", &response_headers, &response_body),
-    ] {
+    for (message, headers, body) in
+        [("request", &args.headers, &request_body), ("response", &response_headers, &response_body)]
+    {
         let length = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
         if let (Some((_, said)), Some(body)) = (length, body)
             && *said != body.len().to_string()

@@ -175,7 +175,8 @@ impl Trace {
         }
     }
 
-    /// Whose callback for a body comes next.
+    /// Whose callback for a body comes next. A guess, where several filters are shown it: that one of them has declined
+    /// by `plugin_body`, or which of several that hold it goes on, the engine does not tell.
     fn next_for_body(&mut self, side: Side) -> Option<usize> {
         let count = self.names.len();
         let from = self.next[side as usize];

@@ -48,17 +48,15 @@ pub(super) fn get_buffer_bytes(
     let Some(side) = Side::of_buffer(buffer) else {
         let bytes = fixed(guest.data(), buffer)?;
         let (start, end) = cut(start, max, bytes.len());
-        // As cpp-host: where there is nothing, nothing is written. AssemblyScript's SDK passes the size's value for its
-        // address in `onConfigure`, and is only saved by this when there is no configuration.
         if start == end {
-            return Ok(());
+            return nothing(guest, size);
         }
         return memory::return_bytes(guest, &bytes[start..end], data, size);
     };
     let len = body_len(guest.data(), side)?;
     let (start, end) = cut(start, max, len);
     if start == end {
-        return Ok(());
+        return nothing(guest, size);
     }
     let len = u32::try_from(end - start).map_err(|_| Error::TooLarge("body"))?;
     let address = memory::allocate(guest, len)?;
@@ -77,6 +75,13 @@ pub(super) fn get_buffer_bytes(
     });
     memory::write_u32(memory, data, address.cast_unsigned())?;
     memory::write_u32(memory, size, len)
+}
+
+/// Nothing is there: a size of zero, and the pointer stays as it is. cpp-host writes neither; AssemblyScript's SDK looks
+/// behind a null pointer when there is no configuration.
+fn nothing(guest: &mut Guest<'_>, size: i32) -> Result<(), Error> {
+    let (memory, _) = memory::split(guest)?;
+    memory::write_u32(memory, size, 0)
 }
 
 /// The part of `len` bytes that begins at `start` and has no more than `max`.

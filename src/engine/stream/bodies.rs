@@ -168,7 +168,16 @@ impl Course {
                 self.let_go();
                 Err(Verdict::Respond(Box::new(LocalResponse::text(413, "Content Too Large\n"))))
             }
-            Side::Response => self.fail_body(chain, at, side, &error),
+            Side::Response => {
+                // Its context lives, and ends with the others; it sees no more of this body.
+                if let Some(verdict) = self.apply_policy(chain, at, &error) {
+                    return Err(verdict);
+                }
+                let part = &mut self.parts[at];
+                part.takes[side as usize] = false;
+                part.gates[side as usize] = Gate::Open;
+                Ok(self.cell.take_body(at, side))
+            }
         }
     }
 

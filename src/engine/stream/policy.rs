@@ -17,7 +17,7 @@ impl Course {
 
     /// Applies the failure policy. `None` goes on without the filter.
     #[cold]
-    fn apply_policy(&mut self, chain: &Chain, at: usize, error: &Error) -> Option<Verdict> {
+    pub(super) fn apply_policy(&mut self, chain: &Chain, at: usize, error: &Error) -> Option<Verdict> {
         match chain.filters()[at].policy {
             FailurePolicy::Open => {
                 report(chain, at, error, "failure_policy open: the transaction goes on without it");

@@ -206,6 +206,8 @@ fn too_much_held_is_413_or_the_policy() {
             assert!(matches!(verdict, Verdict::Respond(answer) if answer.status == 503));
         }
     }
+    let counters = bench.runtime.counters();
+    assert_eq!((counters.streams_created, counters.streams_deleted), (4, 4), "no context is lost over it");
 }
 
 #[test]
