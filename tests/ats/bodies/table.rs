@@ -118,7 +118,17 @@ impl<'a> Table<'a> {
                     gone.insert(client.patience(PATIENCE))
                 }
             };
-            return client.exchange(ask).map_err(|error| error.to_string());
+            let outcome = client.exchange(ask).map_err(|error| error.to_string());
+            // Data that were on their way to a stream that was answered early are errors to ATS, and it ends connections
+            // over them: that is the connection's end, and says nothing of this exchange.
+            return match outcome {
+                Err(error) if error.contains("connection error") => {
+                    let client = Http2::try_connect(server.tls_port(), 1 << 20).map_err(|error| error.to_string())?;
+                    let client = self.http2.insert(client.patience(PATIENCE));
+                    client.exchange(ask).map_err(|error| error.to_string())
+                }
+                outcome => outcome,
+            };
         }
         let client = match &mut self.http1 {
             Some(client) => client,
