@@ -2,6 +2,8 @@
 //!
 //! `ats-bench --only bodies` measures the same with each side on a core of its own.
 
+#[path = "../bench/native.rs"]
+mod native;
 #[allow(dead_code, reason = "ats-bench needs more of it")]
 #[path = "../bench/stats.rs"]
 mod stats;

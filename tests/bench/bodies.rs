@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::machine::{self, Machine};
 use crate::stats::Spread;
-use crate::stream::{BAR, Bodies, SIZE, Turn, WAYS};
+use crate::stream::{BAR, Bodies, Framing, SIZE, Turn, WAYS};
 
 /// Measures: for each round, one turn for each of [`WAYS`].
 pub(crate) fn run(rounds: usize, machine: &Machine) -> Vec<Vec<Turn>> {
@@ -85,8 +85,11 @@ pub(crate) fn check(rounds: &[Vec<Turn>]) -> Result<String, String> {
     for (at, way) in WAYS.iter().enumerate() {
         let Some(null) = way.null else { continue };
         let (wall, cpu) = (speed(rounds, at, null, |turn| turn.wall), speed(rounds, at, null, |turn| turn.cpu));
-        passed &= wall.median >= BAR && cpu.median >= BAR;
-        lines.push(format!("{}: {}, by CPU {}", way.title, wall.show(2), cpu.show(2)));
+        // Of chunks, ATS reads all that there is before any transform is called: no two runs are alike.
+        let counts = way.framing == Framing::Length;
+        passed &= !counts || (wall.median >= BAR && cpu.median >= BAR);
+        let note = if counts { "" } else { " (not judged)" };
+        lines.push(format!("{}{note}: {}, by CPU {}", way.title, wall.show(2), cpu.show(2)));
     }
     let line = format!("{SIZE} bytes, speed of a null transform's, at least {BAR}: {}", lines.join("; "));
     if passed { Ok(line) } else { Err(line) }
@@ -101,8 +104,9 @@ mod tests {
         let turn = |millis| Turn { wall: Duration::from_millis(millis), cpu: Duration::from_millis(millis) };
         let mut round = vec![turn(1000); WAYS.len()];
         assert!(check(&[round.clone()]).is_ok());
-        let ours: Vec<usize> = (0..WAYS.len()).filter(|&at| WAYS[at].null.is_some()).collect();
-        assert_eq!(ours.len(), 3);
+        let ours: Vec<usize> = 
+            (0..WAYS.len()).filter(|&at| WAYS[at].null.is_some() && WAYS[at].framing == Framing::Length).collect();
+        assert_eq!(ours.len(), 2);
         for at in ours {
             round[at] = turn(1100);
             assert!(check(&[round.clone()]).is_ok());

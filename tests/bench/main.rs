@@ -11,6 +11,7 @@ mod bodies;
 mod callgrind;
 mod machine;
 mod memcheck;
+mod native;
 mod report;
 mod rounds;
 mod stats;

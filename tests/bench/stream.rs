@@ -5,16 +5,15 @@
 //! second one backwards. Origin and client cost as little as can be: the one sends the same bytes again and again, the
 //! other has the kernel drop what it receives. That the bytes are right is proved before.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::net::{RecvFlags, recv};
-use wasm_remap_tests::harness::install::Install;
-use wasm_remap_tests::{Client, Rule, TrafficServer, artifacts};
+use wasm_remap_tests::{Client, Rule, TrafficServer};
+
+use crate::native;
 
 /// A body of this many bytes goes through in a turn.
 pub(crate) const SIZE: u64 = 1 << 30;
@@ -104,7 +103,7 @@ impl Bodies {
             .rule(rule(NULL_LENGTH).plugin(null, ["length"]))
             .rule(rule(PASS).wasm(["pass.yaml"]))
             .rule(rule(BODY).wasm(["body.yaml"]))
-            .file_bytes("null_transform.so", null_transform())
+            .file_bytes("null_transform.so", native::compile("null_transform", &["-shared", "-fPIC"]))
             .file_bytes("pass.wasm", wat::parse_str(FILTER).expect("a module"))
             .file("pass.yaml", "filters:\n  - name: pass\n    module: {etc}/pass.wasm\n")
             .file("body.yaml", "filters:\n  - name: body\n    module: {guest:body}\n")
@@ -239,21 +238,4 @@ fn serve(mut stream: TcpStream) -> std::io::Result<()> {
         left -= size;
     }
     if chunked { stream.write_all(b"0\r\n\r\n") } else { Ok(()) }
-}
-
-/// The transform in C, compiled.
-fn null_transform() -> Vec<u8> {
-    let source = artifacts::repository("tests/native/null_transform.c");
-    let dir = tempfile::Builder::new().prefix("wasm-remap-native-").tempdir().expect("a temporary directory");
-    let output = dir.path().join("null_transform.so");
-    let compiled = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O2", "-std=c11", "-Wall", "-Wextra", "-Werror", "-o"])
-        .arg(&output)
-        .arg(format!("-I{}", Install::get().include.display()))
-        .arg(&source)
-        .output()
-        .unwrap_or_else(|error| panic!("cannot run cc: {error}: `make deps`"));
-    let errors = String::from_utf8_lossy(&compiled.stderr);
-    assert!(compiled.status.success(), "{} does not compile:\n{errors}", source.display());
-    fs::read(&output).expect("it was just made")
 }
