@@ -118,14 +118,16 @@ impl Course {
                     Side::Response => txn.client_backlog(),
                 });
                 self.blocked = backlog.is_some_and(|waiting| waiting > PEER_WINDOW);
-                if side == Side::Response
-                    && self.announced.is_none()
-                    && let Some(txn) = transform.txn()
-                {
-                    txn.server_read_hold(self.blocked, &mut self.server_held);
-                }
             }
-            if self.blocked || self.ended || !state.stream.wants_more(side) || self.waiting(transform) >= WINDOW {
+            let full = self.blocked || !state.stream.wants_more(side) || self.waiting(transform) >= WINDOW;
+            if side == Side::Response
+                && self.announced.is_none()
+                && let Some(txn) = transform.txn()
+            {
+                // ATS would read on, from an origin that sends in chunks.
+                txn.server_read_hold(full && !self.ended, &mut self.server_held);
+            }
+            if full || self.ended {
                 break;
             }
             match self.take(side, state, transform) {

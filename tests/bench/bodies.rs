@@ -104,7 +104,7 @@ mod tests {
         let turn = |millis| Turn { wall: Duration::from_millis(millis), cpu: Duration::from_millis(millis) };
         let mut round = vec![turn(1000); WAYS.len()];
         assert!(check(&[round.clone()]).is_ok());
-        let ours: Vec<usize> = 
+        let ours: Vec<usize> =
             (0..WAYS.len()).filter(|&at| WAYS[at].null.is_some() && WAYS[at].framing == Framing::Length).collect();
         assert_eq!(ours.len(), 2);
         for at in ours {
