@@ -10,7 +10,7 @@ use ats_sys::{
     TSHttpTxnServerFdGet, TSHttpTxnServerReqBodyBytesGet, TSHttpTxnServerRequestBodySet, TSHttpTxnServerVConnGet,
     TSHttpTxnShutDown, TSHttpTxnSsnGet, TSIOBufferReaderAvail, TSIOBufferReaderFree, TSVConnInactivityTimeoutSet,
     TSVConnReadVIOGet, TSVConnWriteVIOGet, TSVIOBufferGet, TSVIONBytesGet, TSVIONBytesSet, TSVIONDoneGet,
-    TSVIOReaderGet, TSVIOReenable, tsapi_bufferreader,
+    TSVIONTodoGet, TSVIOReaderGet, TSVIOReenable, tsapi_bufferreader,
 };
 
 use crate::alloc::TsBuf;
@@ -83,7 +83,7 @@ impl Txn<'_> {
             return None;
         }
         // SAFETY: a live transaction on its thread, whose client's connection lives as long as it is the session's; its
-        // operation is a part of it, and as long as that has a buffer, its reader is alive.
+        // operation is a part of it, and as long as that has a buffer, its reader is alive - while there is something to write.
         unsafe {
             let session = TSHttpTxnSsnGet(self.as_raw());
             if session.is_null() {
@@ -94,8 +94,12 @@ impl Txn<'_> {
                 return None;
             }
             let vio = TSVConnWriteVIOGet(connection);
-            if vio.is_null() || TSVIOBufferGet(vio).is_null() {
+            if vio.is_null() {
                 return None;
+            }
+            // All is written: ATS frees a buffer then, and leaves its address behind until there is more to write.
+            if TSVIONTodoGet(vio) <= 0 || TSVIOBufferGet(vio).is_null() {
+                return Some(0);
             }
             let reader = TSVIOReaderGet(vio);
             if reader.is_null() { None } else { usize::try_from(TSIOBufferReaderAvail(reader)).ok() }
@@ -112,8 +116,12 @@ impl Txn<'_> {
                 return None;
             }
             let vio = TSVConnWriteVIOGet(connection);
-            if vio.is_null() || TSVIOBufferGet(vio).is_null() {
+            if vio.is_null() {
                 return None;
+            }
+            // All is written: ATS frees a buffer then, and leaves its address behind until there is more to write.
+            if TSVIONTodoGet(vio) <= 0 || TSVIOBufferGet(vio).is_null() {
+                return Some(0);
             }
             let reader = TSVIOReaderGet(vio);
             if reader.is_null() { None } else { usize::try_from(TSIOBufferReaderAvail(reader)).ok() }

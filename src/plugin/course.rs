@@ -22,7 +22,7 @@ const WINDOW: usize = 128 << 10;
 
 /// What may wait to be written to the client, or to the origin. ATS takes all that a transform has, whether the other
 /// side reads or not, and says nothing when it does: then we look again after a moment.
-const PEER_WINDOW: usize = 1 << 20;
+const PEER_WINDOW: usize = 4 << 20;
 
 /// A request's length in a header that will not be sent: its body goes out in chunks.
 ///

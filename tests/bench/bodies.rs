@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::machine::{self, Machine};
 use crate::stats::Spread;
-use crate::stream::{BAR, Bodies, Framing, SIZE, Turn, WAYS};
+use crate::stream::{BAR, Bodies, Framing, SIZE, SMALLER, Turn, WAYS};
 
 /// Measures: for each round, one turn for each of [`WAYS`].
 pub(crate) fn run(rounds: usize, machine: &Machine) -> Vec<Vec<Turn>> {
@@ -46,9 +46,10 @@ pub(crate) fn markdown(machine: &Machine, rounds: &[Vec<Turn>]) -> String {
     let _ = writeln!(
         out,
         "Machine: {cpu}, {cores} cores; {ats}; load average when the run began: {load}.\n\n\
-         A response of {} MiB, not from the cache, {} rounds; medians, least and greatest in parentheses. Speeds compare \
+         A response of {} MiB ({} in chunks), not from the cache, {} rounds; medians, least and greatest in parentheses. Speeds compare \
          within a round; more is faster. The bar is {BAR} of the null transform.\n",
         SIZE >> 20,
+        (SIZE / SMALLER) >> 20,
         rounds.len()
     );
     let _ = writeln!(out, "| | s | CPU s | of no plugin | by CPU | of the null transform | by CPU |");

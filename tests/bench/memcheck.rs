@@ -188,12 +188,12 @@ fn transaction(server: &TrafficServer, at: usize) -> bool {
         _ => (request, response),
     };
     let down = if matches!(ends, "origin" | "client-late") { down.max(300_000) } else { down };
-    let posts = at / 4 % 2 == 0 || ends == "filter";
+    let posts = (at / 4).is_multiple_of(2) || ends == "filter";
     let up = if ends == "filter" && request == "hold" { 1_500_000 } else { up };
     let mut ask = Ask::new(if posts { "POST" } else { "GET" }, host, &format!("/{how}/{down}"))
         .header("x-op", &format!("request:{request}, response:{response}"));
     if posts {
-        let sending = if at / 8 % 2 == 0 { Sending::Length } else { Sending::Chunked(5000) };
+        let sending = if (at / 8).is_multiple_of(2) { Sending::Length } else { Sending::Chunked(5000) };
         ask = ask.body(Payload::seed(up, up)).sending(sending);
     }
     let leaves = ends.starts_with("client");

@@ -17,6 +17,8 @@ use crate::native;
 
 /// A body of this many bytes goes through in a turn.
 pub(crate) const SIZE: u64 = 1 << 30;
+/// One that comes in chunks is so much smaller: ATS may need minutes for it, whatever the transform.
+pub(crate) const SMALLER: u64 = 8;
 /// What ours may be slower than a transform that does nothing.
 pub(crate) const BAR: f64 = 0.9;
 
@@ -136,7 +138,8 @@ impl Bodies {
     }
 
     /// Sends one body this way, and reads it as fast as it comes.
-    pub(crate) fn turn(&self, way: &Way, size: u64) -> Turn {
+    fn turn(&self, way: &Way, size: u64) -> Turn {
+        let size = if way.framing == Framing::Length { size } else { size / SMALLER };
         let before = self.server.cpu_time();
         let begin = Instant::now();
         let read = fetch(self.server.port(), way, size);
@@ -181,7 +184,8 @@ fn fetch(port: u16, way: &Way, size: u64) -> u64 {
     let mut total = (read - head.unwrap_or_default()) as u64;
     loop {
         // What is received is dropped, and not copied.
-        let (_, count) = recv(&stream, &mut buffer[..], RecvFlags::TRUNC).expect("the rest of the response");
+        let received = recv(&stream, &mut buffer[..], RecvFlags::TRUNC);
+        let (_, count) = received.unwrap_or_else(|error| panic!("{}: after {total} bytes: {error}", way.title));
         if count == 0 {
             return total;
         }
