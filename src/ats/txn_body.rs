@@ -128,13 +128,10 @@ impl Txn<'_> {
         }
     }
 
-    /// Has the connection to the client time out (`TSVConnInactivityTimeoutSet`), within a second or so, unless others
+    /// Has the connection to the client time out (`TSVConnInactivityTimeoutSet`), within a second or so, for all that
     /// share it: ATS ends the transaction then. To end it by `shutdown(2)` would not do: ATS takes that for a client
     /// that has said all, and waits.
     pub fn client_time_out(self) {
-        if self.client_protocol_contains(c"h2") {
-            return;
-        }
         // SAFETY: a live transaction on its thread, whose client's connection lives as long as it is the session's.
         unsafe {
             let session = TSHttpTxnSsnGet(self.as_raw());
