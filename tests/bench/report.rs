@@ -13,7 +13,7 @@ use crate::rounds::{CONNECTIONS, Timed};
 use crate::stats::Spread;
 use crate::variants::{BASE, Variant, find};
 
-/// The sections of the file that [`write`] fills.
+/// The sections of the file that [`write()`] fills.
 pub(crate) const SMALL: &str = "ats-bench";
 pub(crate) const LARGE: &str = "ats-bench bodies";
 

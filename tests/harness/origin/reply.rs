@@ -90,7 +90,7 @@ impl Reply {
         self
     }
 
-    /// A body of `len` bytes of [`payload::Stream`](super::payload::Stream), made as it is sent.
+    /// A body of `len` bytes of [`payload::Stream`](super::super::payload::Stream), made as it is sent.
     pub fn generated(self, seed: u64, len: u64) -> Reply {
         self.payload(Payload::seed(seed, len))
     }
