@@ -306,6 +306,14 @@ fn ten_thousand_transactions_that_end_anywhere_leave_nothing() {
     let time = begin.elapsed();
 
     // What was begun has ended, here and at the origin.
+    wait_until(Duration::from_secs(60), "the end of all transactions in ATS", || {
+        let metrics = server.metrics();
+        let number = |name: &str| metrics.get(name).copied().unwrap_or(0);
+        // The request for the metrics is one.
+        let open = number("proxy.process.http.current_client_transactions");
+        let streams = number("proxy.process.http2.current_client_streams");
+        (open <= 1 && streams == 0).then_some(())
+    });
     let counters = server.counters("the ends of all contexts", |counters| {
         counters["streams_created"] > 0 && counters["streams_created"] == counters["streams_deleted"]
     });
@@ -316,14 +324,6 @@ fn ten_thousand_transactions_that_end_anywhere_leave_nothing() {
         counters["transactions"], counters["streams_created"], counters["traps"], counters["panics"]
     );
     assert_eq!((counters["traps"], counters["panics"], counters["vms_dropped"]), (0, 0, 0));
-    wait_until(Duration::from_secs(20), "the end of all transactions", || {
-        let metrics = server.metrics();
-        let number = |name: &str| metrics.get(name).copied().unwrap_or(0);
-        // The request for the metrics is one.
-        let open = number("proxy.process.http.current_client_transactions");
-        let streams = number("proxy.process.http2.current_client_streams");
-        (open <= 1 && streams == 0).then_some(())
-    });
     let growth = memory[QUARTERS - 1].saturating_sub(memory[QUARTERS - 2]);
     assert!(growth < GROWTH, "memory grows, in KiB: {memory:?}");
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -191,9 +192,12 @@ fn time(text: &str) -> Option<Duration> {
 #[track_caller]
 pub fn requests(port: u16, request: &[u8], count: u64, connections: u32, expected: &[u16]) -> Report {
     let left = AtomicU64::new(count);
+    // Whoever started first would send everything before the last had begun, if there is little to send.
+    let start = Barrier::new(connections as usize);
     let begin = Instant::now();
     let parts: Vec<(Errors, Vec<Duration>)> = thread::scope(|scope| {
-        let workers: Vec<_> = (0..connections).map(|_| scope.spawn(|| work(port, request, &left, expected))).collect();
+        let workers: Vec<_> =
+            (0..connections).map(|_| scope.spawn(|| work(port, request, &left, &start, expected))).collect();
         workers.into_iter().map(|worker| worker.join().expect("a worker does not panic")).collect()
     });
     let duration = begin.elapsed();
@@ -216,12 +220,14 @@ pub fn requests(port: u16, request: &[u8], count: u64, connections: u32, expecte
     report
 }
 
-fn work(port: u16, request: &[u8], left: &AtomicU64, expected: &[u16]) -> (Errors, Vec<Duration>) {
+fn work(port: u16, request: &[u8], left: &AtomicU64, start: &Barrier, expected: &[u16]) -> (Errors, Vec<Duration>) {
     let method = request.split(|&byte| byte == b' ').next().unwrap_or_default();
     let method = String::from_utf8_lossy(method).into_owned();
     let mut errors = Errors::default();
     let mut latencies = Vec::new();
-    let mut client: Option<Client> = None;
+    // The first connection is there before anybody sends; one that cannot be opened is counted below.
+    let mut client = Client::try_connect(port).ok().map(Client::discard_bodies);
+    start.wait();
     while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
         let begin = Instant::now();
         let mut connection = match client.take() {

@@ -86,13 +86,14 @@ impl<'a> Table<'a> {
             return;
         }
         self.cells += 1;
-        if cell.http2 && cell.request && cell.operation == "pass" {
-            // The data behind an early answer are errors to ATS, which ends a connection with many of them.
-            self.http2 = None;
-        }
         self.origin.take_requests();
         let begin = Instant::now();
         let outcome = if cell.request { self.request(cell) } else { self.response(cell) };
+        if cell.http2 && cell.request && cell.operation == "answer" {
+            // The data behind an early answer are errors to ATS, which ends a connection with many of them: at any time,
+            // and without a word to the next stream if that has just begun.
+            self.http2 = None;
+        }
         if let Err(what) = outcome {
             self.failures.push(format!("{cell} ({:.1?}): {what}", begin.elapsed()));
             (self.http1, self.http2) = (None, None);
