@@ -104,6 +104,11 @@ impl Ask {
         self.body.is_some()
     }
 
+    /// How many bytes its body has; none if there is no body.
+    pub fn body_len(&self) -> u64 {
+        self.body.as_ref().map_or(0, Payload::len)
+    }
+
     /// The head as HTTP/1.1 has it, the empty line included.
     pub fn head(&self) -> Vec<u8> {
         let mut head = format!("{} {} {}\r\nHost: {}\r\n", self.method, self.path, self.version, self.host);
