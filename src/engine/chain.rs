@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::body::{Bodies, Side};
-use crate::config::{At, Body, FailurePolicy, FilterSpec, RequestBody};
+use crate::config::{At, Body, ConfigFile, FailurePolicy, FilterSpec, RequestBody};
 use crate::error::Error;
 use crate::module::Exported;
 use crate::pool::Plugin;
 use crate::runtime::Runtime;
+use crate::service::Service;
 use crate::settings::{PluginSpec, VmSettings};
 use crate::spec::VmSpec;
+use crate::upstreams::Upstreams;
 
 /// Filters are told apart by a bit each.
 const MAX_FILTERS: usize = 64;
@@ -93,20 +95,22 @@ pub struct Chain {
     label: String,
     filters: Vec<Filter>,
     needs: Needs,
+    /// Run as long as some chain names them.
+    services: Vec<Arc<Service>>,
 }
 
 impl Chain {
-    /// Compiles, starts and configures every filter of `specs`, in all slots.
+    /// Compiles, starts and configures every filter of `config`, in all slots, and its services.
     ///
     /// `label` names the rule in log lines. Takes as long as compiling takes, so never on an event thread that
     /// serves.
     ///
     /// # Errors
     /// The first filter that cannot be loaded, named with its file, its name and what is wrong.
-    pub fn load(runtime: &Runtime, label: &str, specs: &[FilterSpec]) -> Result<Arc<Self>, Error> {
-        let mut filters = Vec::with_capacity(specs.len());
-        for spec in specs {
-            let plugin = load_filter(runtime, spec)
+    pub fn load(runtime: &Runtime, label: &str, config: &ConfigFile) -> Result<Arc<Self>, Error> {
+        let mut filters = Vec::with_capacity(config.filters.len());
+        for spec in &config.filters {
+            let plugin = load_filter(runtime, config, spec)
                 .map_err(|error| Error::Start(format!("{}: filter '{}': {error}", spec.source, spec.name)))?;
             let exported = plugin.pool.spec.module.exported();
             let has = match (exported.request_body, exported.response_body) {
@@ -129,7 +133,17 @@ impl Chain {
             return Err(Error::Start(format!("a chain has {} filters; there may be {MAX_FILTERS}", filters.len())));
         }
         let needs = needs(&filters)?;
-        Ok(Arc::new(Chain { label: label.to_owned(), filters, needs }))
+        for namespace in &config.namespaces {
+            runtime.shared().data.configure(&namespace.vm_id, namespace.data);
+            runtime.shared().queues.configure(&namespace.vm_id, namespace.queues);
+        }
+        // Last: what only tries a configuration out, and refuses it, has started nothing.
+        let service = |spec: &FilterSpec| {
+            load_service(runtime, config, spec)
+                .map_err(|error| Error::Start(format!("{}: service '{}': {error}", spec.source, spec.name)))
+        };
+        let services = config.services.iter().filter_map(|spec| service(spec).transpose()).collect::<Result<_, _>>()?;
+        Ok(Arc::new(Chain { label: label.to_owned(), filters, needs, services }))
     }
 
     /// The rule, for log lines.
@@ -142,6 +156,11 @@ impl Chain {
     #[must_use]
     pub fn filters(&self) -> &[Filter] {
         &self.filters
+    }
+
+    /// The names of the services that it keeps running.
+    pub fn services(&self) -> impl Iterator<Item = &str> {
+        self.services.iter().map(|service| service.name())
     }
 
     /// Whether some filter has callbacks outside of streams, from which it may act on them.
@@ -205,7 +224,30 @@ fn needs(filters: &[Filter]) -> Result<Needs, Error> {
     Ok(needs)
 }
 
-fn load_filter(runtime: &Runtime, spec: &FilterSpec) -> Result<Arc<Plugin>, Error> {
+fn load_filter(runtime: &Runtime, config: &ConfigFile, spec: &FilterSpec) -> Result<Arc<Plugin>, Error> {
+    let (vm, plugin) = prepare(runtime, config, spec)?;
+    runtime.pool(vm).plugin(plugin).map_err(|error| in_module(spec, &error))
+}
+
+/// Starts a service, or finds the one that runs. Without the means to reach anybody, it is only tried out.
+fn load_service(runtime: &Runtime, config: &ConfigFile, spec: &FilterSpec) -> Result<Option<Arc<Service>>, Error> {
+    let (vm, plugin) = prepare(runtime, config, spec)?;
+    if runtime.0.offline {
+        return runtime.pool(vm).plugin(plugin).map(|_| None).map_err(|error| in_module(spec, &error));
+    }
+    let key = vm.key;
+    let service = runtime.0.services.get(key, &plugin, |station| {
+        runtime.service_pool(vm, station).plugin(plugin.clone())
+    });
+    service.map(Some).map_err(|error| in_module(spec, &error))
+}
+
+fn in_module(spec: &FilterSpec, error: &Error) -> Error {
+    Error::Start(format!("module {}: {error}", spec.module.display()))
+}
+
+/// What the VM and the plugin context of a filter are made from.
+fn prepare(runtime: &Runtime, config: &ConfigFile, spec: &FilterSpec) -> Result<(VmSpec, PluginSpec), Error> {
     let path = spec.module.display();
     let bytes =
         std::fs::read(&spec.module).map_err(|error| Error::Module(format!("module {path} cannot be read: {error}")))?;
@@ -220,11 +262,12 @@ fn load_filter(runtime: &Runtime, spec: &FilterSpec) -> Result<Arc<Plugin>, Erro
         limits: spec.limits,
         capabilities: spec.allowed_capabilities.clone(),
     };
-    let pool = runtime.pool(VmSpec::new(module, settings));
-    let plugin = pool.plugin(PluginSpec {
+    let upstreams = Upstreams::new(runtime.0.callouts.clone(), &config.clusters, &spec.callout_hosts)?;
+    let plugin = PluginSpec {
         name: spec.name.clone(),
         root_id: spec.root_id.clone(),
         configuration: Arc::clone(&spec.configuration),
-    });
-    plugin.map_err(|error| Error::Start(format!("module {path}: {error}")))
+        upstreams: Arc::new(upstreams),
+    };
+    Ok((VmSpec::new(module, settings), plugin))
 }

@@ -32,6 +32,12 @@ pub enum Error {
     /// This host does not offer the call.
     #[error("this host does not offer the call")]
     Unsupported,
+    /// As much of something is under way as may be; the text says of what.
+    #[error("{0}")]
+    Busy(&'static str),
+    /// A name or description that means nothing here; the text says which.
+    #[error("{0} means nothing here")]
+    Unparsable(&'static str),
     /// Compare-and-swap lost.
     #[error("compare-and-swap mismatch")]
     CasMismatch,
@@ -128,7 +134,8 @@ impl Error {
             Error::NotFound => Some(Status::NotFound),
             Error::BadArgument(_) | Error::Memory { .. } | Error::TooLarge(_) => Some(Status::BadArgument),
             Error::Pairs(_) | Error::Malformed(_) => Some(Status::SerializationFailure),
-            Error::Unsupported => Some(Status::InternalFailure),
+            Error::Unsupported | Error::Busy(_) => Some(Status::InternalFailure),
+            Error::Unparsable(_) => Some(Status::ParseFailure),
             Error::CasMismatch => Some(Status::CasMismatch),
             Error::Empty => Some(Status::Empty),
             Error::GuestAllocation(_)
@@ -156,6 +163,8 @@ mod tests {
             Error::Malformed("x"),
             Error::TooLarge("x"),
             Error::Unsupported,
+            Error::Busy("x"),
+            Error::Unparsable("x"),
             Error::CasMismatch,
             Error::Empty,
         ];

@@ -60,12 +60,12 @@ pub const CALLBACKS: &[CallbackRow] = &[
     row("proxy_on_response_metadata", 2, true, None, "HTTP/2 metadata of the response."),
     row("proxy_on_response_body", 3, true, Some(Callback::ResponseBody), "A piece of the response's body."),
     row("proxy_on_response_trailers", 2, true, None, "The response's trailers."),
-    row("proxy_on_http_call_response", 5, false, None, "The answer to `proxy_http_call`."),
-    row("proxy_on_grpc_receive_initial_metadata", 3, false, None, "First metadata of a gRPC call or stream."),
-    row("proxy_on_grpc_receive", 3, false, None, "A message of a gRPC call or stream."),
-    row("proxy_on_grpc_receive_trailing_metadata", 3, false, None, "Last metadata of a gRPC call or stream."),
-    row("proxy_on_grpc_close", 3, false, None, "A gRPC call or stream has ended."),
-    row("proxy_on_queue_ready", 2, false, None, "A shared queue has items."),
+    row("proxy_on_http_call_response", 5, false, Some(Callback::HttpCallResponse), "The answer to `proxy_http_call`."),
+    row("proxy_on_grpc_receive_initial_metadata", 3, false, Some(Callback::GrpcReceiveInitialMetadata), "First metadata of a gRPC call or stream."),
+    row("proxy_on_grpc_receive", 3, false, Some(Callback::GrpcReceive), "A message of a gRPC call or stream."),
+    row("proxy_on_grpc_receive_trailing_metadata", 3, false, Some(Callback::GrpcReceiveTrailingMetadata), "Last metadata of a gRPC call or stream."),
+    row("proxy_on_grpc_close", 3, false, Some(Callback::GrpcClose), "A gRPC call or stream has ended."),
+    row("proxy_on_queue_ready", 2, false, Some(Callback::QueueReady), "A shared queue has items."),
     row("proxy_on_foreign_function", 3, false, None, "A call of the host's, beyond the ABI."),
     row("proxy_on_done", 1, true, Some(Callback::Done), "The transaction is over, or the plugin context is to end."),
     row("proxy_on_log", 1, false, Some(Callback::Log), "The moment for access logs."),
@@ -385,6 +385,12 @@ mod tests {
             | Callback::VmStart
             | Callback::Configure
             | Callback::Tick
+            | Callback::HttpCallResponse
+            | Callback::GrpcReceiveInitialMetadata
+            | Callback::GrpcReceive
+            | Callback::GrpcReceiveTrailingMetadata
+            | Callback::GrpcClose
+            | Callback::QueueReady
             | Callback::RequestHeaders
             | Callback::RequestBody
             | Callback::ResponseHeaders
@@ -394,7 +400,7 @@ mod tests {
             | Callback::Delete => true,
         };
         let called: Vec<_> = CALLBACKS.iter().filter_map(|row| row.called.map(|called| (row.name, called))).collect();
-        assert_eq!(called.len(), 11, "as many rows as there are callbacks above");
+        assert_eq!(called.len(), 17, "as many rows as there are callbacks above");
         assert!(called.iter().all(|(name, callback)| *name == callback.as_str() && calls(*callback)));
     }
 

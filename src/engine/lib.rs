@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod abi;
+mod answer;
 mod body;
 mod capabilities;
 mod cell;
@@ -27,12 +28,15 @@ mod memory;
 mod module;
 mod pool;
 mod runtime;
+mod service;
 mod settings;
 pub mod shared;
 mod spec;
 mod state;
+mod station;
 mod stream;
 pub mod testing;
+mod upstreams;
 mod vm;
 mod wasi;
 
@@ -51,5 +55,6 @@ pub use hostcalls::{
 pub use limits::Limits;
 pub use module::{Digest, Exported, Module};
 pub use runtime::{Options, Runtime};
+pub use station::Errand;
 pub use stream::{Passed, Stream, Verdict};
 pub use wasi::{Errno, WASI, WasiFunction, WasiSupport};

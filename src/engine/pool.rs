@@ -4,19 +4,21 @@
 //! is dropped at once and built anew: by the rebuilder thread, or by the next request if that comes first.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
+use crate::answer::News;
 use crate::cell::StreamCell;
 use crate::counters::{Counters, SlotCounters};
 use crate::error::{Error, TrapKind};
 use crate::runtime::Runtime;
 use crate::settings::PluginSpec;
 use crate::spec::VmSpec;
-use crate::vm::{Aftermath, Vm};
+use crate::station::{Address, Delivery, Station};
+use crate::vm::{Aftermath, Home, Vm};
 
 /// A plugin context in every VM of its pool. Dropping the last handle ends it everywhere.
 #[derive(Debug)]
@@ -42,6 +44,9 @@ struct Backoff {
     /// Traps since `window`.
     traps: u32,
     window: Option<Instant>,
+    /// Traps of a service in a row, and when the last of them was.
+    falls: u32,
+    fallen: Option<Instant>,
 }
 
 impl Backoff {
@@ -61,6 +66,17 @@ impl Backoff {
     fn built(&mut self) {
         self.failures = 0;
         self.not_before = None;
+    }
+
+    /// A service that traps is left alone for a while, twice as long each time; one that ran well for a minute has a
+    /// clean sheet.
+    fn fell(&mut self, now: Instant) {
+        if self.fallen.is_some_and(|at| now.duration_since(at) > Duration::from_secs(60)) {
+            self.falls = 0;
+        }
+        self.falls = (self.falls + 1).min(8);
+        self.fallen = Some(now);
+        self.not_before = Some(now + Duration::from_millis(250) * (1 << (self.falls - 1)));
     }
 
     fn trapped(&mut self, now: Instant) {
@@ -90,6 +106,8 @@ pub(crate) struct SlotInner {
 
 pub(crate) struct Slot {
     inner: Mutex<SlotInner>,
+    /// Where what concerns its VM waits for its thread.
+    station: Arc<Station>,
     pub(crate) counters: SlotCounters,
 }
 
@@ -109,6 +127,8 @@ pub(crate) struct Pool {
     plugins: Mutex<Plugins>,
     /// Some VM has, or had, callbacks outside of streams. Never goes back: it costs little to be wrong.
     asynchronous: AtomicBool,
+    /// Its one VM serves a service, and nobody's transactions.
+    service: bool,
     /// Serialises additions: they take long, and must see each other's work.
     adding: Mutex<()>,
 }
@@ -120,9 +140,11 @@ impl std::fmt::Debug for Pool {
 }
 
 impl Pool {
-    pub(crate) fn new(runtime: Runtime, spec: VmSpec) -> Arc<Self> {
-        let slots = (0..runtime.take_slots())
-            .map(|_| Slot { inner: Mutex::default(), counters: SlotCounters::default() })
+    /// A pool with a slot for each of `stations`; that of a `service` has one.
+    pub(crate) fn new(runtime: Runtime, spec: VmSpec, stations: Box<[Arc<Station>]>, service: bool) -> Arc<Self> {
+        let slots = stations
+            .into_iter()
+            .map(|station| Slot { inner: Mutex::default(), station, counters: SlotCounters::default() })
             .collect();
         Arc::new(Pool {
             runtime,
@@ -130,6 +152,7 @@ impl Pool {
             slots,
             plugins: Mutex::default(),
             asynchronous: AtomicBool::new(false),
+            service,
             adding: Mutex::default(),
         })
     }
@@ -142,8 +165,17 @@ impl Pool {
         self.asynchronous.load(Ordering::Relaxed)
     }
 
-    fn build_vm(&self) -> Result<Vm, Error> {
-        Vm::build(&self.runtime.0.engine, &self.runtime.0.shared, &self.spec)
+    /// A VM for this slot; for none, to try something out.
+    fn build_vm(self: &Arc<Self>, slot: Option<usize>) -> Result<Vm, Error> {
+        /// Tells VMs apart, also of different pools.
+        static VMS: AtomicU64 = AtomicU64::new(1);
+        let reaches = slot.filter(|_| !self.runtime.0.offline);
+        let home = reaches.map(|index| Home {
+            address: Address { pool: Arc::downgrade(self), slot: index, vm: VMS.fetch_add(1, Ordering::Relaxed) },
+            station: Arc::clone(&self.slots[index].station),
+            calls: Arc::clone(&self.runtime.0.calls),
+        });
+        Vm::build(&self.runtime.0.engine, &self.runtime.0.shared, &self.spec, home)
     }
 
     pub(crate) fn counters(&self) -> Counters {
@@ -169,7 +201,7 @@ impl Pool {
         }
         let first = self.plugins.lock().specs.iter().all(Option::is_none);
         if !first {
-            self.build_vm()?.add_root(&spec)?;
+            self.build_vm(None)?.add_root(&spec)?;
         }
         let index = {
             let mut plugins = self.plugins.lock();
@@ -250,6 +282,23 @@ impl Pool {
         Entry { pool: self, slot, index, guard: slot.inner.lock(), timers_changed: false, lost: None }
     }
 
+    /// Builds the VM of a service, which has one slot, if it has none and may. Says when it may be tried again.
+    pub(crate) fn revive(self: &Arc<Self>) -> Option<Instant> {
+        let mut entry = self.lock(0);
+        if entry.guard.vm.is_some() {
+            return None;
+        }
+        if let Some(at) = entry.guard.backoff.not_before.filter(|at| *at > Instant::now()) {
+            return Some(at);
+        }
+        if let Err(error) = entry.ensure_vm() {
+            log::error!(target: "wasm_remap", "a service's VM could not be rebuilt: {error}");
+        }
+        let again = entry.guard.backoff.not_before;
+        entry.leave();
+        again
+    }
+
     /// Builds a slot's VM if it has none. For the rebuilder thread.
     pub(crate) fn rebuild(self: &Arc<Self>, slot: usize) {
         let mut entry = self.lock(slot);
@@ -267,10 +316,10 @@ impl Pool {
         if due > now {
             return Some(due);
         }
-        let result = entry.guard.vm.as_mut()?.run_ticks(now);
+        let result = entry.guard.vm.as_mut()?.run_tick(now);
         match result {
-            Ok((ran, next)) => {
-                entry.slot.counters.ticks.add(ran);
+            Ok(next) => {
+                entry.slot.counters.ticks.add(1);
                 entry.leave();
                 next
             }
@@ -279,6 +328,26 @@ impl Pool {
                 entry.poison(&error);
                 // The rebuilt VM sets its timers when it is configured.
                 None
+            }
+        }
+    }
+
+    /// Runs the callback for what came for a plugin context, if that still is there.
+    pub(crate) fn deliver(self: &Arc<Self>, delivery: Delivery) {
+        let Delivery { address, root, news } = delivery;
+        let mut entry = self.lock(address.slot);
+        let Some(vm) = entry.guard.vm.as_deref_mut().filter(|vm| vm.is(address.vm)) else { return };
+        let about = match &news {
+            News::Http { .. } => "the answer to an HTTP call",
+            News::Grpc { .. } => "a gRPC call",
+            News::Queue(_) => "a shared queue",
+        };
+        match vm.deliver(root, news) {
+            Ok(()) => entry.leave(),
+            Err(error) => {
+                let name = vm.plugin_name(root);
+                log::error!(target: "wasm_remap", "filter '{name}': {about}: {error}");
+                entry.poison(&error);
             }
         }
     }
@@ -359,20 +428,17 @@ impl Entry<'_> {
     /// Builds the VM with every plugin of the pool.
     fn build(&mut self) -> Result<(), Error> {
         let specs = self.pool.plugins.lock().specs.clone();
-        let mut vm = Box::new(self.pool.build_vm()?);
+        let mut vm = Box::new(self.pool.build_vm(Some(self.index))?);
         let mut roots = vec![None; specs.len()];
         for (root, spec) in roots.iter_mut().zip(&specs) {
             if let Some(spec) = spec {
                 *root = Some(vm.add_root(spec)?);
             }
         }
-        if vm.next_tick().is_some() {
-            self.pool.asynchronous.store(true, Ordering::Relaxed);
-        }
         self.slot.counters.vms_built.add(1);
         self.slot.counters.roots_created.add(roots.iter().flatten().count() as u64);
-        // A configuration knows no streams, so timers are all that it can leave behind.
-        self.timers_changed |= vm.aftermath().timers_changed;
+        let aftermath = vm.aftermath();
+        self.note_configured(&aftermath);
         self.guard.vm = Some(vm);
         self.guard.generation += 1;
         self.guard.roots = roots;
@@ -387,10 +453,8 @@ impl Entry<'_> {
         let Some(vm) = self.guard.vm.as_deref_mut() else { return Ok(()) };
         match vm.add_root(spec) {
             Ok(id) => {
-                if vm.aftermath().timers_changed {
-                    self.timers_changed = true;
-                    self.pool.asynchronous.store(true, Ordering::Relaxed);
-                }
+                let aftermath = vm.aftermath();
+                self.note_configured(&aftermath);
                 if self.guard.roots.len() <= index {
                     self.guard.roots.resize(index + 1, None);
                 }
@@ -402,6 +466,14 @@ impl Entry<'_> {
                 self.discard(&error);
                 Err(error)
             }
+        }
+    }
+
+    /// What a configuration leaves behind. It knows no streams, but may have set timers and made calls.
+    fn note_configured(&mut self, aftermath: &Aftermath) {
+        self.timers_changed |= aftermath.timers_changed;
+        if aftermath.asynchronous {
+            self.pool.asynchronous.store(true, Ordering::Relaxed);
         }
     }
 
@@ -447,13 +519,17 @@ impl Entry<'_> {
         }
         aftermath.timers_changed |= self.timers_changed;
         let (pool, index, lost) = (self.pool, self.index, self.lost.take());
+        let station = &self.slot.station;
         drop(self.guard);
         if aftermath.timers_changed {
-            pool.runtime.timers_changed(pool, index);
+            station.timers_changed(pool, index);
         }
         aftermath.wake();
         if let Some(cells) = lost {
-            pool.runtime.schedule_rebuild(Arc::downgrade(pool), index);
+            if !pool.service {
+                // A service's own thread sees to it, in its time.
+                pool.runtime.schedule_rebuild(Arc::downgrade(pool), index);
+            }
             cells.iter().for_each(|cell| cell.wake());
         }
     }
@@ -480,7 +556,11 @@ impl Entry<'_> {
         self.guard.roots.clear();
         // Contexts of this generation are gone, also before the next VM is there.
         self.guard.generation += 1;
-        self.guard.backoff.trapped(Instant::now());
+        if self.pool.service {
+            self.guard.backoff.fell(Instant::now());
+        } else {
+            self.guard.backoff.trapped(Instant::now());
+        }
         self.lost = Some(cells);
     }
 }

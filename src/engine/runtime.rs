@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use callout::Callouts;
+use parking_lot::{Mutex, RwLock};
 use wasmtime::{Config, Engine, OptLevel, Strategy};
 
 use crate::capabilities::Capabilities;
@@ -14,29 +15,36 @@ use crate::error::Error;
 use crate::limits::EPOCH;
 use crate::module::{Digest, Linkers, Module};
 use crate::pool::Pool;
+use crate::service::Services;
 use crate::shared::Shared;
 use crate::spec::{VmKey, VmSpec};
+use crate::station::{Errand, Station};
 
 /// What a host decides when it makes a [`Runtime`].
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// How many VMs a pool holds at most: one an event thread.
     pub slots: usize,
     /// How many VMs the process holds at most. Each takes four mappings of those that the kernel permits a process
     /// (`vm.max_map_count`, 65,530 by default), and the server needs some, too.
     pub max_vms: usize,
+    /// Called by every thread that sends filters' calls to others, before it does anything else, so that a proxy can make
+    /// the thread known to itself. Dropped when the thread ends.
+    pub on_callout_thread: Option<fn()>,
+    /// Filters' calls are accepted and never sent, and services are tried out and not run: for a look at a configuration.
+    pub offline: bool,
 }
 
 impl Options {
     /// So many slots, and room for 8,000 VMs.
     #[must_use]
     pub const fn with_slots(slots: usize) -> Self {
-        Options { slots, max_vms: 8_000 }
+        Options { slots, max_vms: 8_000, on_callout_thread: None, offline: false }
     }
 }
 
-/// Told that the timers of a slot changed, from whichever thread changed them, with no lock held.
-type TimerNotifier = Box<dyn Fn(usize) + Send + Sync>;
+/// Calls the thread of a slot, from whichever thread has something for it, with no lock held.
+type Caller = Arc<dyn Fn(usize, Errand) + Send + Sync>;
 
 /// Everything that belongs to the process. Clones are the same runtime.
 #[derive(Clone)]
@@ -47,6 +55,9 @@ pub(crate) struct RuntimeInner {
     linkers: Linkers,
     pub(crate) shared: Arc<Shared>,
     pub(crate) slots: usize,
+    pub(crate) offline: bool,
+    /// Calls of filters that are under way.
+    pub(crate) calls: Arc<AtomicUsize>,
     max_vms: usize,
     /// Slots of all pools that live: what VMs there may be.
     slots_taken: AtomicUsize,
@@ -54,9 +65,14 @@ pub(crate) struct RuntimeInner {
     pools: Mutex<HashMap<VmKey, Weak<Pool>>>,
     /// What pools that are gone had counted.
     retired: Mutex<Counters>,
-    /// By slot: the pools that have timers there.
-    timers: Box<[Mutex<Vec<Weak<Pool>>>]>,
-    notifier: Mutex<Option<Arc<TimerNotifier>>>,
+    /// By slot: what waits for its thread.
+    stations: Arc<[Arc<Station>]>,
+    caller: Arc<RwLock<Option<Caller>>>,
+    /// Sends filters' calls to others.
+    pub(crate) callouts: Callouts,
+    /// Pools of services, which have no key.
+    service_pools: Mutex<Vec<Weak<Pool>>>,
+    pub(crate) services: Services,
     rebuilder: crossbeam::channel::Sender<(Weak<Pool>, usize)>,
     stop: Arc<AtomicBool>,
 }
@@ -111,18 +127,38 @@ impl Runtime {
             }
         })?;
         let slots = options.slots.max(1);
+        let caller: Arc<RwLock<Option<Caller>>> = Arc::default();
+        let station = |slot| {
+            let caller = Arc::clone(&caller);
+            Station::new(Box::new(move |errand| {
+                // Cloned out: whoever is called may set another one.
+                let call = caller.read().clone();
+                if let Some(call) = call {
+                    call(slot, errand);
+                }
+            }))
+        };
+        let callouts = Callouts::new(callout::Options {
+            on_thread_start: options.on_callout_thread.map(|start| Arc::new(start) as Arc<dyn Fn() + Send + Sync>),
+            ..callout::Options::default()
+        });
         Ok(Runtime(Arc::new(RuntimeInner {
             engine,
             linkers,
             shared: Arc::new(Shared::default()),
             slots,
+            offline: options.offline,
+            calls: Arc::default(),
             max_vms: options.max_vms.max(1),
             slots_taken: AtomicUsize::new(0),
             modules: Mutex::default(),
             pools: Mutex::default(),
             retired: Mutex::default(),
-            timers: (0..slots).map(|_| Mutex::default()).collect(),
-            notifier: Mutex::default(),
+            stations: (0..slots).map(station).collect(),
+            caller,
+            callouts,
+            service_pools: Mutex::default(),
+            services: Services::default(),
             rebuilder,
             stop,
         })))
@@ -178,14 +214,26 @@ impl Runtime {
         }
         pools.retain(|_, pool| pool.strong_count() > 0);
         let key = spec.key;
-        let pool = Pool::new(self.clone(), spec);
+        let stations = &self.0.stations;
+        let stations = stations[..self.take_slots().min(stations.len())].into();
+        let pool = Pool::new(self.clone(), spec, stations, false);
         pools.insert(key, Arc::downgrade(&pool));
+        pool
+    }
+
+    /// A pool of its own for a service, whose one VM is served by the thread of `station`.
+    pub(crate) fn service_pool(&self, spec: VmSpec, station: &Arc<Station>) -> Arc<Pool> {
+        self.0.slots_taken.fetch_add(1, Ordering::Relaxed);
+        let pool = Pool::new(self.clone(), spec, [Arc::clone(station)].into(), true);
+        let mut pools = self.0.service_pools.lock();
+        pools.retain(|pool| pool.strong_count() > 0);
+        pools.push(Arc::downgrade(&pool));
         pool
     }
 
     /// How many slots a new pool gets: all of them while there is room for their VMs, then fewer, and one at last,
     /// which all threads share under its lock.
-    pub(crate) fn take_slots(&self) -> usize {
+    fn take_slots(&self) -> usize {
         let inner = &self.0;
         let taken = inner.slots_taken.load(Ordering::Relaxed);
         let granted = inner.slots.min(inner.max_vms.saturating_sub(taken)).max(1);
@@ -210,12 +258,19 @@ impl Runtime {
     /// Totals of everything that ever ran here.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        let pools: Vec<_> = self.0.pools.lock().values().filter_map(Weak::upgrade).collect();
+        let mut pools: Vec<_> = self.0.pools.lock().values().filter_map(Weak::upgrade).collect();
+        pools.extend(self.0.service_pools.lock().iter().filter_map(Weak::upgrade));
         let mut total = *self.0.retired.lock();
         for pool in pools {
             total += pool.counters();
         }
         total
+    }
+
+    /// How many calls of filters to others are under way.
+    #[must_use]
+    pub fn calls(&self) -> usize {
+        self.0.calls.load(Ordering::Relaxed)
     }
 
     /// Shared data, queues and metrics.
@@ -235,31 +290,22 @@ impl Runtime {
         let _ = self.0.rebuilder.send((pool, slot));
     }
 
-    /// Whom to tell that [`Runtime::run_timers`] has something to do for a slot.
-    pub fn on_timers_changed(&self, notify: impl Fn(usize) + Send + Sync + 'static) {
-        *self.0.notifier.lock() = Some(Arc::new(Box::new(notify)));
-    }
-
-    /// Notes that a pool's VM of this slot has timers.
-    pub(crate) fn timers_changed(&self, pool: &Arc<Pool>, slot: usize) {
-        let mut pools = self.0.timers[slot].lock();
-        pools.retain(|known| known.strong_count() > 0);
-        if !pools.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(pool))) {
-            pools.push(Arc::downgrade(pool));
-        }
-        drop(pools);
-        let notifier = self.0.notifier.lock().clone();
-        if let Some(notify) = notifier {
-            notify(slot);
-        }
+    /// Who calls the thread of a slot when it has something to do. Told from any thread, and must not wait.
+    pub fn on_errand(&self, call: impl Fn(usize, Errand) + Send + Sync + 'static) {
+        *self.0.caller.write() = Some(Arc::new(call));
     }
 
     /// Runs every tick of this slot that is due. To be called on the slot's own thread.
     ///
     /// Returns when the next one is due; `None` if there is none.
     pub fn run_timers(&self, slot: usize) -> Option<Instant> {
-        let pools: Vec<_> = self.0.timers.get(slot)?.lock().iter().filter_map(Weak::upgrade).collect();
-        pools.iter().filter_map(|pool| pool.run_timers(slot)).min()
+        self.0.stations.get(slot)?.run_timers()
+    }
+
+    /// Runs callbacks for what came for this slot's plugin contexts: answers to their calls, items of queues. To be called
+    /// on the slot's own thread, which it keeps for about a millisecond. True if there is more: then it is due again.
+    pub fn deliver(&self, slot: usize) -> bool {
+        self.0.stations.get(slot).is_some_and(|station| station.deliver(Duration::from_millis(1)))
     }
 
     /// How long a deadline may be overrun: one epoch.
@@ -275,7 +321,7 @@ impl Drop for RuntimeInner {
     }
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
     std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(body)

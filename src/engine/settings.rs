@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::capabilities::Capabilities;
 use crate::limits::Limits;
+use crate::upstreams::Upstreams;
 
 /// What is the same for every plugin context of a VM.
 #[derive(Debug)]
@@ -30,4 +31,6 @@ pub(crate) struct PluginSpec {
     pub(crate) name: String,
     pub(crate) root_id: String,
     pub(crate) configuration: Arc<[u8]>,
+    /// Whom it may call.
+    pub(crate) upstreams: Arc<Upstreams>,
 }

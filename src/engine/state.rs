@@ -8,11 +8,14 @@ use std::time::Duration;
 use wasmtime::{Memory, StoreLimits, TypedFunc};
 
 use crate::abi::{AbiVersion, Callback};
+use crate::answer::{Answer, Calls};
 use crate::cell::{Effects, StreamCell};
 use crate::error::Error;
 use crate::host::StreamHost;
 use crate::limits::Stopwatch;
 use crate::settings::{PluginSpec, VmSettings};
+use crate::shared::Subscription;
+use crate::vm::Home;
 
 /// A root context: one filter configuration in this VM.
 #[derive(Debug)]
@@ -27,6 +30,8 @@ pub(crate) struct RootContext {
     pub(crate) pending_done: bool,
     /// Properties that `declare_property` made known, and whether each is read-only.
     pub(crate) declared: BTreeMap<Box<[u8]>, bool>,
+    /// The shared queues whose items it takes, by number.
+    pub(crate) queues: BTreeMap<u32, Subscription>,
 }
 
 /// A context of this VM, by its id.
@@ -105,6 +110,16 @@ pub(crate) struct VmState {
     pub(crate) timers_changed: bool,
     /// A callback acted on a stream that was not its own: from now on, streams of this pool must look for that.
     pub(crate) reached_out: bool,
+    /// Where the VM is; `None` for one that only tries a configuration out, and may reach nobody.
+    pub(crate) home: Option<Home>,
+    /// The module takes items of queues.
+    pub(crate) takes_queues: bool,
+    /// Calls to others that are under way.
+    pub(crate) calls: Calls,
+    /// What came back, while the callback for it runs.
+    pub(crate) answer: Answer,
+    /// Items that were taken during this entry, by queue: whoever was told of a queue says how many.
+    pub(crate) taken: u64,
     /// A root context called `proxy_done` during this entry.
     pub(crate) roots_done: Vec<u32>,
     /// Reused for every value on its way into the guest.
@@ -113,6 +128,8 @@ pub(crate) struct VmState {
     pub(crate) stdio: [Vec<u8>; 2],
     /// The restricted calls that the log has been told of.
     pub(crate) denied: Vec<&'static str>,
+    /// The upstreams that the log has been told cannot be called.
+    pub(crate) complaints: Vec<Box<[u8]>>,
 }
 
 impl VmState {
@@ -140,10 +157,16 @@ impl VmState {
             woken: Vec::new(),
             timers_changed: false,
             reached_out: false,
+            home: None,
+            takes_queues: false,
+            calls: Calls::default(),
+            answer: Answer::default(),
+            taken: 0,
             roots_done: Vec::new(),
             scratch: Vec::with_capacity(1024),
             stdio: [Vec::new(), Vec::new()],
             denied: Vec::new(),
+            complaints: Vec::new(),
         }
     }
 

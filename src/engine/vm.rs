@@ -6,13 +6,17 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use callout::{GrpcEvent, Pairs};
 use wasmtime::{
     Engine, Instance, Store, StoreLimitsBuilder, TypedFunc, UpdateDeadline, WasmBacktrace, WasmParams, WasmResults,
 };
 
-use crate::abi::{AbiVersion, Action, BodyAction, Callback, MapType};
+use crate::abi::{AbiVersion, Action, BodyAction, BufferType, Callback, MapType};
+use crate::answer::{Answer, News, Way};
 use crate::body::Side;
 use crate::cell::{Effects, StreamCell};
 use crate::error::{Error, Trap, TrapKind};
@@ -21,6 +25,7 @@ use crate::limits::FIRST_LOOK;
 use crate::settings::PluginSpec;
 use crate::shared::Shared;
 use crate::spec::VmSpec;
+use crate::station::{Address, Station};
 use crate::state::{Context, RootContext, VmState};
 
 /// `proxy_on_request_headers` and `proxy_on_response_headers`, by ABI version.
@@ -40,6 +45,15 @@ struct Callbacks {
     vm_start: Option<TypedFunc<(u32, u32), u32>>,
     configure: Option<TypedFunc<(u32, u32), u32>>,
     tick: Option<TypedFunc<u32, ()>>,
+    /// `(root, token, headers, body size, trailers)`.
+    http_call_response: Option<TypedFunc<(u32, u32, u32, u32, u32), ()>>,
+    /// `(root, token, elements or bytes or status)`, each of them.
+    grpc_initial_metadata: Option<TypedFunc<(u32, u32, u32), ()>>,
+    grpc_receive: Option<TypedFunc<(u32, u32, u32), ()>>,
+    grpc_trailing_metadata: Option<TypedFunc<(u32, u32, u32), ()>>,
+    grpc_close: Option<TypedFunc<(u32, u32, u32), ()>>,
+    /// `(root, queue)`.
+    queue_ready: Option<TypedFunc<(u32, u32), ()>>,
     request_headers: Option<HeadersCallback>,
     response_headers: Option<HeadersCallback>,
     /// By side: `proxy_on_request_body`, `proxy_on_response_body`.
@@ -47,6 +61,14 @@ struct Callbacks {
     done: Option<TypedFunc<u32, u32>>,
     log: Option<TypedFunc<u32, ()>>,
     delete: Option<TypedFunc<u32, ()>>,
+}
+
+/// Where a VM that serves is, and where what comes for it waits.
+pub(crate) struct Home {
+    pub(crate) address: Address,
+    pub(crate) station: Arc<Station>,
+    /// Calls under way, of all VMs.
+    pub(crate) calls: Arc<AtomicUsize>,
 }
 
 /// A running VM. Its owner is a slot, under whose lock every method runs.
@@ -58,6 +80,9 @@ pub(crate) struct Vm {
     callback_time: Duration,
     configure_time: Duration,
 }
+
+/// gRPC's status for what should not be.
+const GRPC_INTERNAL: u32 = 13;
 
 /// What an entry left behind for the host, to be dealt with once the VM's lock is released.
 #[derive(Default)]
@@ -114,7 +139,12 @@ impl Vm {
     ///
     /// # Errors
     /// [`Error::Module`] if it cannot be instantiated, [`Error::Trap`] if its start function traps.
-    pub(crate) fn build(engine: &Engine, shared: &Arc<Shared>, spec: &VmSpec) -> Result<Self, Error> {
+    pub(crate) fn build(
+        engine: &Engine,
+        shared: &Arc<Shared>,
+        spec: &VmSpec,
+        home: Option<Home>,
+    ) -> Result<Self, Error> {
         let given = spec.settings.limits;
         let limits = StoreLimitsBuilder::new()
             .memory_size(given.memory_bytes)
@@ -123,6 +153,7 @@ impl Vm {
             .build();
         let state = VmState::new(Arc::clone(&spec.settings), spec.module.abi(), Arc::clone(shared), limits);
         let mut store = Store::new(engine, state);
+        store.data_mut().home = home;
         store.limiter(|state| &mut state.limits);
         store.epoch_deadline_callback(|mut guest| {
             Ok(guest.data_mut().stopwatch.look().map_or(UpdateDeadline::Interrupt, UpdateDeadline::Continue))
@@ -138,6 +169,12 @@ impl Vm {
             vm_start: optional(&instance, &mut store, "proxy_on_vm_start")?,
             configure: optional(&instance, &mut store, "proxy_on_configure")?,
             tick: optional(&instance, &mut store, "proxy_on_tick")?,
+            http_call_response: optional(&instance, &mut store, "proxy_on_http_call_response")?,
+            grpc_initial_metadata: optional(&instance, &mut store, "proxy_on_grpc_receive_initial_metadata")?,
+            grpc_receive: optional(&instance, &mut store, "proxy_on_grpc_receive")?,
+            grpc_trailing_metadata: optional(&instance, &mut store, "proxy_on_grpc_receive_trailing_metadata")?,
+            grpc_close: optional(&instance, &mut store, "proxy_on_grpc_close")?,
+            queue_ready: optional(&instance, &mut store, "proxy_on_queue_ready")?,
             request_headers: headers_callback(&instance, &mut store, spec.module.abi(), "proxy_on_request_headers")?,
             response_headers: headers_callback(&instance, &mut store, spec.module.abi(), "proxy_on_response_headers")?,
             body: [
@@ -148,6 +185,7 @@ impl Vm {
             log: optional(&instance, &mut store, "proxy_on_log")?,
             delete: optional(&instance, &mut store, "proxy_on_delete")?,
         };
+        store.data_mut().takes_queues = callbacks.queue_ready.is_some();
         // The specification's name first; `malloc` alone is what older C++ modules have.
         let alloc = match optional::<u32, u32>(&instance, &mut store, "proxy_on_memory_allocate")? {
             Some(alloc) => Some(alloc),
@@ -232,6 +270,7 @@ impl Vm {
             tick_due: None,
             pending_done: false,
             declared: std::collections::BTreeMap::new(),
+            queues: std::collections::BTreeMap::new(),
         };
         self.store.data_mut().contexts.insert(id, Context::Root(Box::new(root)));
         let vm_size = size(&self.store.data().settings.vm_configuration);
@@ -262,7 +301,7 @@ impl Vm {
         match result {
             Ok(()) => Ok(id),
             Err(error) => {
-                self.store.data_mut().contexts.remove(&id);
+                self.forget_root(id);
                 Err(error)
             }
         }
@@ -296,8 +335,28 @@ impl Vm {
         self.call(Callback::Delete, id, budget, |callbacks, store| {
             callbacks.delete.as_ref().map_or(Ok(()), |delete| delete.call(store, id))
         })?;
-        self.store.data_mut().contexts.remove(&id);
+        self.forget_root(id);
         Ok(())
+    }
+
+    /// A plugin context is no more: with it go its timers, its calls and its part in queues.
+    fn forget_root(&mut self, id: u32) {
+        let state = self.store.data_mut();
+        state.contexts.remove(&id);
+        state.calls.cancel_all(id);
+    }
+
+    /// Whether this is the VM of that number.
+    pub(crate) fn is(&self, number: u64) -> bool {
+        self.store.data().home.as_ref().is_some_and(|home| home.address.vm == number)
+    }
+
+    /// The name of a plugin context, for log lines.
+    pub(crate) fn plugin_name(&self, root: u32) -> String {
+        match self.store.data().contexts.get(&root) {
+            Some(Context::Root(root)) => root.plugin.name.clone(),
+            _ => String::new(),
+        }
     }
 
     /// Deletes plugin contexts that called `proxy_done`. Returns how many.
@@ -442,37 +501,150 @@ impl Vm {
         result
     }
 
-    /// Runs the ticks that are due. Returns how many ran, and when the next one is due.
+    /// Runs the tick that is due first. Returns when the next one is due.
     ///
     /// # Errors
     /// [`Error::Trap`].
-    pub(crate) fn run_ticks(&mut self, now: Instant) -> Result<(u64, Option<Instant>), Error> {
+    pub(crate) fn run_tick(&mut self, now: Instant) -> Result<Option<Instant>, Error> {
+        let roots = self.store.data().contexts.iter().filter_map(|(&id, context)| match context {
+            Context::Root(root) => root.tick_due.filter(|due| *due <= now).map(|due| (due, id)),
+            Context::Stream { .. } => None,
+        });
+        let Some((due, id)) = roots.min() else { return Ok(self.next_tick()) };
         let budget = self.callback_time;
-        let mut due = Vec::new();
-        for (&id, context) in &mut self.store.data_mut().contexts {
-            if let Context::Root(root) = context
-                && let Some(at) = root.tick_due
-                && at <= now
-            {
-                // From the due time, not from now, so that a late tick does not shift those behind it; but a
-                // tick that was missed altogether is not made up for.
-                let mut next = at + root.tick_period;
-                if next <= now {
-                    next = now + root.tick_period;
+        let result = self.call(Callback::Tick, id, budget, |callbacks, store| {
+            callbacks.tick.as_ref().map_or(Ok(()), |tick| tick.call(store, id))
+        });
+        let end = Instant::now();
+        // The tick may have acted for a stream, whose host it then holds.
+        self.store.data_mut().return_host();
+        result?;
+        if let Some(Context::Root(root)) = self.store.data_mut().contexts.get_mut(&id)
+            // Unless the tick itself has set another period.
+            && root.tick_due == Some(due)
+        {
+            root.tick_due = Some(next_tick(due, root.tick_period, end, end.duration_since(now)));
+        }
+        Ok(self.next_tick())
+    }
+
+    /// Runs the callback for what came for a plugin context. Nothing happens if that is gone, or no longer waits for it.
+    ///
+    /// # Errors
+    /// [`Error::Trap`].
+    pub(crate) fn deliver(&mut self, root: u32, news: News) -> Result<(), Error> {
+        let result = match news {
+            News::Http { token, result } => match self.store.data_mut().calls.remove(token) {
+                Some(_) => self.http_call_response(root, token, Answer::http(result)),
+                None => Ok(()),
+            },
+            News::Grpc { token, event } => self.grpc(root, token, event),
+            News::Queue(queue) => self.queue_ready(root, queue),
+        };
+        let state = self.store.data_mut();
+        state.answer = Answer::default();
+        // The callback may have acted for a stream, whose host it then holds.
+        state.return_host();
+        result
+    }
+
+    fn http_call_response(&mut self, root: u32, token: u32, answer: Answer) -> Result<(), Error> {
+        let count = |map| answer.map(map).map_or(0, |pairs| u32::try_from(pairs.len()).unwrap_or(u32::MAX));
+        let (headers, trailers) = (count(MapType::HttpCallResponseHeaders), count(MapType::HttpCallResponseTrailers));
+        let body = answer.buffer(BufferType::HttpCallResponseBody).map_or(0, |body| size(body));
+        self.store.data_mut().answer = answer;
+        let budget = self.callback_time;
+        self.call(Callback::HttpCallResponse, root, budget, |callbacks, store| {
+            let callback = callbacks.http_call_response.as_ref();
+            callback.map_or(Ok(()), |callback| callback.call(store, (root, token, headers, body, trailers)))
+        })
+    }
+
+    /// Of a call the guest is told once: its message, or how it failed. Of a stream it is told everything.
+    fn grpc(&mut self, root: u32, token: u32, event: GrpcEvent) -> Result<(), Error> {
+        let calls = &mut self.store.data_mut().calls;
+        if let Some(Way::GrpcCall(_, message)) = calls.get_mut(token).map(|call| &mut call.way) {
+            return match event {
+                GrpcEvent::Message(first) => {
+                    message.get_or_insert(first);
+                    Ok(())
                 }
-                root.tick_due = Some(next);
-                due.push(id);
+                GrpcEvent::InitialMetadata(_) | GrpcEvent::TrailingMetadata(_) => Ok(()),
+                GrpcEvent::Close { status, message: text } => {
+                    let message = message.take();
+                    calls.remove(token);
+                    match (status, message) {
+                        (0, Some(message)) => self.grpc_receive(root, token, message.bytes.clone()),
+                        (0, None) => self.grpc_close(root, token, GRPC_INTERNAL, "the answer has no message".to_owned()),
+                        (status, _) => self.grpc_close(root, token, status, text),
+                    }
+                }
+            };
+        }
+        if calls.get(token).is_none() {
+            return Ok(());
+        }
+        match event {
+            GrpcEvent::InitialMetadata(pairs) => {
+                self.grpc_metadata(root, token, MapType::GrpcCallInitialMetadata, pairs)
+            }
+            GrpcEvent::TrailingMetadata(pairs) => {
+                self.grpc_metadata(root, token, MapType::GrpcCallTrailingMetadata, pairs)
+            }
+            // What the message takes of the window goes back when it is dropped, behind the callback.
+            GrpcEvent::Message(message) => self.grpc_receive(root, token, message.bytes.clone()),
+            GrpcEvent::Close { status, message } => {
+                calls.remove(token);
+                self.grpc_close(root, token, status, message)
             }
         }
-        for &id in &due {
-            let result = self.call(Callback::Tick, id, budget, |callbacks, store| {
-                callbacks.tick.as_ref().map_or(Ok(()), |tick| tick.call(store, id))
-            });
-            // The tick may have acted for a stream, whose host it then holds.
-            self.store.data_mut().return_host();
-            result?;
+    }
+
+    fn grpc_metadata(&mut self, root: u32, token: u32, map: MapType, pairs: Pairs) -> Result<(), Error> {
+        let count = u32::try_from(pairs.len()).unwrap_or(u32::MAX);
+        self.store.data_mut().answer = Answer::metadata(map, pairs);
+        let initial = map == MapType::GrpcCallInitialMetadata;
+        let callback =
+            if initial { Callback::GrpcReceiveInitialMetadata } else { Callback::GrpcReceiveTrailingMetadata };
+        let budget = self.callback_time;
+        self.call(callback, root, budget, |callbacks, store| {
+            let callback =
+                if initial { &callbacks.grpc_initial_metadata } else { &callbacks.grpc_trailing_metadata };
+            callback.as_ref().map_or(Ok(()), |callback| callback.call(store, (root, token, count)))
+        })
+    }
+
+    fn grpc_receive(&mut self, root: u32, token: u32, message: Bytes) -> Result<(), Error> {
+        let size = size(&message);
+        self.store.data_mut().answer = Answer::message(message);
+        let budget = self.callback_time;
+        self.call(Callback::GrpcReceive, root, budget, |callbacks, store| {
+            callbacks.grpc_receive.as_ref().map_or(Ok(()), |callback| callback.call(store, (root, token, size)))
+        })
+    }
+
+    fn grpc_close(&mut self, root: u32, token: u32, status: u32, message: String) -> Result<(), Error> {
+        self.store.data_mut().answer = Answer::close(status, message);
+        let budget = self.callback_time;
+        self.call(Callback::GrpcClose, root, budget, |callbacks, store| {
+            callbacks.grpc_close.as_ref().map_or(Ok(()), |callback| callback.call(store, (root, token, status)))
+        })
+    }
+
+    fn queue_ready(&mut self, root: u32, queue: u32) -> Result<(), Error> {
+        self.store.data_mut().taken = 0;
+        let budget = self.callback_time;
+        self.call(Callback::QueueReady, root, budget, |callbacks, store| {
+            callbacks.queue_ready.as_ref().map_or(Ok(()), |callback| callback.call(store, (root, queue)))
+        })?;
+        let state = self.store.data_mut();
+        let taken = std::mem::take(&mut state.taken);
+        if let Some(Context::Root(root)) = state.contexts.get(&root)
+            && let Some(subscription) = root.queues.get(&queue)
+        {
+            subscription.served(taken);
         }
-        Ok((due.len() as u64, self.next_tick()))
+        Ok(())
     }
 
     /// When the next tick is due.
@@ -512,6 +684,19 @@ impl Vm {
         }
         (cells, roots)
     }
+}
+
+/// A slow tick leaves its thread so many times what it took, at least.
+const REST: u32 = 4;
+
+/// When a tick is due again that was due at `due` and ended at `end`, having run for `took`.
+fn next_tick(due: Instant, period: Duration, end: Instant, took: Duration) -> Instant {
+    // From the due time, not from now, so that a late tick does not shift those behind it; but a tick that was missed
+    // altogether is not made up for.
+    let next = due + period;
+    let next = if next <= end { end + period } else { next };
+    // The thread carries traffic: ticks may have a fifth of it.
+    next.max(end + took * REST)
 }
 
 #[inline]

@@ -77,8 +77,9 @@ pub(crate) fn start() -> Result<(), String> {
         return Ok(());
     }
     let slots = event_threads().clamp(1, MAX_SLOTS);
-    let runtime = Runtime::new(Options::with_slots(slots)).map_err(|error| error.to_string())?;
-    runtime.on_timers_changed(threads::timers_changed);
+    let options = Options { on_callout_thread: Some(threads::attach), ..Options::with_slots(slots) };
+    let runtime = Runtime::new(options).map_err(|error| error.to_string())?;
+    runtime.on_errand(threads::call);
     let place = || TxnHooks::new().map_err(|error| error.to_string());
     let hooks = [place()?, place()?, place()?];
     let process = Process {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ats::remap::InstanceArgs;
-use engine::{Body, Chain, config};
+use engine::config::ConfigFile;
+use engine::{Body, Chain};
 
 use crate::process;
 
@@ -27,16 +28,23 @@ impl Rule {
         if args.params.is_empty() {
             return Err(fail("no filter file: add @pparam=FILE.yaml".to_owned()));
         }
-        let mut filters = Vec::new();
-        for param in &args.params {
-            let file = resolve(param).map_err(&fail)?;
-            filters.extend(config::load(&file).map_err(|error| fail(error.to_string()))?);
+        let files = args.params.iter().map(|param| resolve(param)).collect::<Result<Vec<_>, _>>().map_err(&fail)?;
+        let config = ConfigFile::load_all(&files).map_err(|error| fail(error.to_string()))?;
+        if config.filters.is_empty() && config.services.is_empty() {
+            return Err(fail(format!(
+                "no filter: none of its files has 'filters' or 'services' ({})",
+                files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ")
+            )));
         }
         let process = process::get();
-        let chain = Chain::load(&process.runtime, &label, &filters).map_err(|error| fail(error.to_string()))?;
+        let chain = Chain::load(&process.runtime, &label, &config).map_err(|error| fail(error.to_string()))?;
         process.rules_created.fetch_add(1, Ordering::Relaxed);
         let names: Vec<_> = chain.filters().iter().map(describe).collect();
         log::info!("{label}: {} filters: {}", names.len(), names.join(", "));
+        let services: Vec<_> = chain.services().collect();
+        if !services.is_empty() {
+            log::info!("{label}: {} services: {}", services.len(), services.join(", "));
+        }
         Ok(Box::new(Rule { chain }))
     }
 

@@ -1,4 +1,4 @@
-//! Event threads and their slots, and the ticks that run on them.
+//! Event threads and their slots, and what runs on them outside of transactions: ticks, and answers to filters' calls.
 //!
 //! ATS 9 has no number for an event thread. A thread gets its slot when it first needs one, and keeps it.
 //!
@@ -25,12 +25,13 @@ thread_local! {
     static SLOT: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
-/// By slot: the clock of the thread that has it, once that thread is known.
+/// By slot: the clock and the courier of the thread that has it, once that thread is known.
 static CLOCKS: Mutex<Vec<Option<Clock>>> = Mutex::new(Vec::new());
 
 #[derive(Clone)]
 struct Clock {
     cont: Arc<Continuation<Ticker>>,
+    courier: Arc<Continuation<Courier>>,
     thread: EventThread,
 }
 
@@ -45,17 +46,20 @@ fn register() -> usize {
     let slot = NEXT_SLOT.fetch_add(1, Ordering::Relaxed);
     SLOT.set(Some(slot));
     let Some(thread) = EventThread::current() else { return slot };
-    match Continuation::new(Ticker { slot, armed: Mutex::default() }) {
-        Ok(cont) => {
+    let conts = Continuation::new(Ticker { slot, armed: Mutex::default() })
+        .and_then(|cont| Ok((cont, Continuation::new(Courier { slot })?)));
+    match conts {
+        Ok((cont, courier)) => {
             {
                 let mut clocks = CLOCKS.lock();
                 if clocks.len() <= slot {
                     clocks.resize_with(slot + 1, || None);
                 }
-                clocks[slot] = Some(Clock { cont: Arc::new(cont), thread });
+                clocks[slot] = Some(Clock { cont: Arc::new(cont), courier: Arc::new(courier), thread });
             }
-            // Filters may have asked for ticks in this slot before its thread was known.
-            timers_changed(slot);
+            // There may have been something to do in this slot before its thread was known.
+            call(slot, engine::Errand::Timers);
+            call(slot, engine::Errand::Deliveries);
         }
         Err(error) => log::error!("slot {slot} has no clock, so no filter ticks there: {error}"),
     }
@@ -66,6 +70,8 @@ fn register() -> usize {
 enum Errand {
     /// The timers of this slot changed.
     Arm(usize),
+    /// Something came for this slot.
+    Deliver(usize),
     /// Anything that has to wait for a lock.
     Run(Box<dyn FnOnce() + Send>),
 }
@@ -85,6 +91,7 @@ pub(crate) fn start(slots: usize) -> Result<(), String> {
         for errand in errands {
             ats::guard::run("wasm-timers", (), || match errand {
                 Errand::Arm(slot) => arm(slot),
+                Errand::Deliver(slot) => deliver(slot),
                 Errand::Run(work) => work(),
             });
         }
@@ -155,9 +162,50 @@ impl Ticker {
     }
 }
 
-/// The engine's word that a slot's timers changed, from any thread.
-pub(crate) fn timers_changed(slot: usize) {
-    send(Errand::Arm(slot));
+/// Runs what came for the VMs of one slot.
+struct Courier {
+    slot: usize,
+}
+
+impl Handler for Courier {
+    const NAME: &'static str = "wasm_remap delivery";
+
+    fn handle(&self, cont: ContRef<'_, Self>, _event: Event, _edata: Edata) {
+        if process::get().runtime.deliver(self.slot)
+            && let Err(error) = cont.schedule_here(Duration::ZERO)
+        {
+            log::error!("slot {}: nothing more can be delivered: {error}", self.slot);
+        }
+    }
+}
+
+/// The engine's word that a slot has something to do, from any thread.
+pub(crate) fn call(slot: usize, errand: engine::Errand) {
+    match errand {
+        engine::Errand::Timers => send(Errand::Arm(slot)),
+        // An answer is urgent, and comes on a thread that ATS knows. The courier's mutex is free, or will be in a moment:
+        // while it is at work nobody is called.
+        engine::Errand::Deliveries if ats::thread::is_ats_thread() => deliver(slot),
+        engine::Errand::Deliveries => send(Errand::Deliver(slot)),
+    }
+}
+
+thread_local! {
+    static ATTACHED: Cell<Option<AttachedThread>> = const { Cell::new(None) };
+}
+
+/// Makes a thread of the engine's known to ATS, as long as it runs.
+pub(crate) fn attach() {
+    ATTACHED.set(AttachedThread::attach());
+}
+
+fn deliver(slot: usize) {
+    let clock = CLOCKS.lock().get(slot).cloned().flatten();
+    // Without a clock there is no thread yet: `register` comes back to this.
+    let Some(Clock { courier, thread, .. }) = clock else { return };
+    if let Err(error) = (*courier).as_ref().schedule_on_thread(Duration::ZERO, thread) {
+        log::error!("slot {slot}: nothing can be delivered: {error}");
+    }
 }
 
 /// Runs `work` soon, on a thread that ATS knows and that carries no traffic.
@@ -175,7 +223,7 @@ fn send(errand: Errand) {
 fn arm(slot: usize) {
     let clock = CLOCKS.lock().get(slot).cloned().flatten();
     // Without a clock there is nothing to do yet: `register` comes back to this.
-    let Some(Clock { cont, thread }) = clock else { return };
+    let Some(Clock { cont, thread, .. }) = clock else { return };
     // The continuation's mutex first, then `armed`, which is the order inside the handler too.
     if let Err(error) = cont.with_lock(|ticker| ticker.arm((*cont).as_ref(), Duration::ZERO, Some(thread))) {
         log::error!("slot {slot}: no tick can be scheduled: {error}");

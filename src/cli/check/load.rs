@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::slice;
 use std::sync::Arc;
 
-use engine::config::{self, FilterSpec};
+use engine::config::{self, ConfigFile};
 use engine::{Chain, Runtime};
 
 use super::report::Mistake;
@@ -14,7 +13,7 @@ use crate::capture;
 
 /// What a list of files loads as.
 pub(super) struct Loaded {
-    pub(super) specs: Vec<FilterSpec>,
+    pub(super) config: ConfigFile,
     pub(super) chain: Option<Arc<Chain>>,
     pub(super) errors: Vec<Mistake>,
     pub(super) log: Vec<String>,
@@ -39,17 +38,25 @@ impl Loader {
 
 /// Loads a chain as the plugin does, but goes on after a mistake to find the others.
 fn load(runtime: &Runtime, files: &[PathBuf]) -> Loaded {
-    let (mut specs, mut errors, mut log) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut config, mut errors, mut log) = (ConfigFile::default(), Vec::new(), Vec::new());
     for file in files {
-        match config::load(file) {
-            Ok(found) => specs.extend(found),
-            Err(error) => errors.push(Mistake { message: error.to_string(), log: Vec::new() }),
+        let found = config::load(file).map_err(|error| error.to_string());
+        if let Err(message) = found.and_then(|found| config.extend(found)) {
+            errors.push(Mistake { message, log: Vec::new() });
         }
     }
+    if errors.is_empty() && config.filters.is_empty() && config.services.is_empty() {
+        let message = "no filter: none of the files has 'filters' or 'services'".to_owned();
+        errors.push(Mistake { message, log: Vec::new() });
+    }
+    let alone = |filters, services| ConfigFile { filters, services, ..config.clone() };
+    let parts = config.filters.iter().map(|spec| alone(vec![spec.clone()], Vec::new()));
+    let parts = parts.chain(config.services.iter().map(|spec| alone(Vec::new(), vec![spec.clone()])));
+    let parts: Vec<_> = parts.collect();
     // Kept until the whole chain is there, which then finds every VM and plugin context ready.
     let mut singles = Vec::new();
-    for spec in &specs {
-        let result = Chain::load(runtime, "check", slice::from_ref(spec));
+    for part in &parts {
+        let result = Chain::load(runtime, "check", part);
         let lines = capture::take().into_iter().map(|line| line.to_string());
         match result {
             Ok(chain) => {
@@ -61,12 +68,12 @@ fn load(runtime: &Runtime, files: &[PathBuf]) -> Loaded {
     }
     let chain = if !errors.is_empty() {
         None
-    } else if let [_] = specs.as_slice() {
+    } else if let [_] = parts.as_slice() {
         singles.pop()
     } else {
-        Chain::load(runtime, "check", &specs)
+        Chain::load(runtime, "check", &config)
             .map_err(|error| errors.push(Mistake { message: error.to_string(), log: Vec::new() }))
             .ok()
     };
-    Loaded { specs, chain, errors, log }
+    Loaded { config, chain, errors, log }
 }

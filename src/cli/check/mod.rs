@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use engine::config::FilterSpec;
+use engine::config::{ConfigFile, FilterSpec};
 use engine::inspect::{Identity, Offer};
 use engine::{Chain, FailurePolicy, Filter, Options, Runtime, Support};
 
@@ -69,7 +69,7 @@ pub(crate) struct Args {
 
 pub(crate) fn execute(args: &Args) -> Outcome {
     capture::install(args.log);
-    let runtime = match Runtime::new(Options::with_slots(1)) {
+    let runtime = match Runtime::new(Options { offline: true, ..Options::with_slots(1) }) {
         Ok(runtime) => runtime,
         Err(error) => return Outcome::failure(&error.to_string()),
     };
@@ -137,7 +137,7 @@ impl Checked {
                 } else {
                     let errors =
                         errors.into_iter().map(|message| Mistake { message, log: Vec::new() }).collect::<Vec<_>>();
-                    Rc::new(Loaded { specs: Vec::new(), chain: None, errors, log: Vec::new() })
+                    Rc::new(Loaded { config: ConfigFile::default(), chain: None, errors, log: Vec::new() })
                 };
                 let warnings = rule.ignored.iter().map(|why| format!("{place}: {why}")).collect();
                 self.add(Some(origin), &files, &loaded, warnings);
@@ -157,13 +157,13 @@ impl Checked {
         if let Some(chain) = &loaded.chain {
             self.alive.push(Arc::clone(chain));
             hooks = hooks::of_chain(chain);
-            bodies = bodies::of_chain(&loaded.specs, chain);
+            bodies = bodies::of_chain(&loaded.config.filters, chain);
             let place = rule.as_ref().map_or(String::new(), |rule| format!("{}:{}: ", rule.file, rule.line));
-            for (spec, filter) in loaded.specs.iter().zip(chain.filters()) {
+            for (spec, filter) in loaded.config.filters.iter().zip(chain.filters()) {
                 filters.push(self.filter(spec, filter));
                 warnings.extend(bodies::warnings(spec, filter).into_iter().map(|warning| format!("{place}{warning}")));
             }
-            if hooks.is_empty() {
+            if hooks.is_empty() && !loaded.config.filters.is_empty() {
                 warnings
                     .push(format!("{place}no filter of the chain has a callback for transactions: it does nothing"));
             }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use crossbeam::channel::Receiver;
 use engine::testing::{SharedTransaction, Transaction};
 use engine::{At, LocalResponse, Needs, Runtime, Side, Stream, Verdict};
 
@@ -41,8 +42,22 @@ struct Passage {
     finished: bool,
 }
 
+/// What the engine has for its thread, which is ours: ticks and answers.
+pub(super) struct Errands(Receiver<()>);
+
+impl Errands {
+    /// Those of a runtime, from now on.
+    pub(super) fn of(runtime: &Runtime) -> Self {
+        let (sender, errands) = crossbeam::channel::bounded(1);
+        // One that waits already is as good as two.
+        runtime.on_errand(move |_, _| drop(sender.try_send(())));
+        Errands(errands)
+    }
+}
+
 pub(super) struct Drive<'a> {
     runtime: &'a Runtime,
+    errands: &'a Errands,
     stream: Stream,
     needs: Needs,
     shared: SharedTransaction,
@@ -61,6 +76,7 @@ pub(super) struct Drive<'a> {
 impl<'a> Drive<'a> {
     pub(super) fn new(
         runtime: &'a Runtime,
+        errands: &'a Errands,
         stream: Stream,
         needs: Needs,
         shared: SharedTransaction,
@@ -71,7 +87,7 @@ impl<'a> Drive<'a> {
         let answers = runtime.counters().local_responses;
         let passages = [Passage::default(), Passage::default()];
         let head = shared.0.lock().request_line[0] == b"HEAD";
-        Drive { runtime, stream, needs, shared, trace, script, came, passages, answers, head, notes: Vec::new() }
+        Drive { runtime, errands, stream, needs, shared, trace, script, came, passages, answers, head, notes: Vec::new() }
     }
 
     pub(super) fn transaction(&mut self) -> Ending {
@@ -370,8 +386,8 @@ impl<'a> Drive<'a> {
         false
     }
 
-    /// Waits out every pause that more of the body would not end (`end`: there is no more): ticks run meanwhile, and
-    /// when none is left that could end it, its time is up at once.
+    /// Waits out every pause that more of the body would not end (`end`: there is no more): ticks run meanwhile, and answers
+    /// to calls come. When neither is left that could end it, its time is up at once.
     fn settle(&mut self, mut verdict: Verdict, side: Side, end: bool) -> Verdict {
         loop {
             self.close();
@@ -383,6 +399,7 @@ impl<'a> Drive<'a> {
             if !end && self.stream.wants_more(side) {
                 return verdict;
             }
+            while self.runtime.deliver(0) {}
             let next = self.runtime.run_timers(0);
             lock(&self.trace).expect_resume(&self.stream);
             verdict = self.stream.resume();
@@ -390,8 +407,13 @@ impl<'a> Drive<'a> {
                 continue;
             }
             let deadline = self.stream.deadline();
-            if let Some(next) = next.filter(|next| deadline.is_some_and(|deadline| *next <= deadline)) {
-                std::thread::sleep(next.saturating_duration_since(Instant::now()));
+            // An answer to a call may end the pause, and so may a tick.
+            let until = match next.filter(|next| deadline.is_some_and(|deadline| *next <= deadline)) {
+                None if self.runtime.calls() > 0 => deadline.filter(|deadline| *deadline > Instant::now()),
+                next => next,
+            };
+            if let Some(until) = until {
+                let _ = self.errands.0.recv_deadline(until);
                 continue;
             }
             let limit = self.stream.pause_limit();
@@ -401,7 +423,7 @@ impl<'a> Drive<'a> {
                 None => format!("the {} body", side.as_str()),
             };
             self.notes
-                .push(format!("filter '{filter}' paused {what}, and no tick of its ends that within its {limit:?}"));
+                .push(format!("filter '{filter}' paused {what}, and no tick and no answer of its ends that within its {limit:?}"));
             verdict = self.stream.pause_expired();
         }
     }

@@ -12,12 +12,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use engine::testing::{SharedTransaction, Transaction};
-use engine::{Chain, Options, Runtime, Stream, config};
+use engine::config::ConfigFile;
+use engine::{Chain, Options, Runtime, Stream};
 use serde::Serialize;
 
 use crate::capture::{self, Threshold};
 use crate::output::{Format, Outcome, line};
-use drive::{Drive, Ending, Script};
+use drive::{Drive, Ending, Errands, Script};
 use message::{BodyReport, Message};
 use recorder::Recorder;
 use trace::{LABEL, Step, Trace, lock};
@@ -175,12 +176,13 @@ pub(crate) fn execute(args: &Args) -> Outcome {
 
 fn run(args: &Args) -> Result<Report, String> {
     let mut script = script(args)?;
-    let mut specs = Vec::new();
-    for file in &args.files {
-        specs.extend(config::load(file).map_err(|error| error.to_string())?);
+    let config = ConfigFile::load_all(&args.files).map_err(|error| error.to_string())?;
+    if config.filters.is_empty() {
+        return Err("none of the files has 'filters': there is nothing to run".to_owned());
     }
     let runtime = Runtime::new(Options::with_slots(1)).map_err(|error| error.to_string())?;
-    let chain = Chain::load(&runtime, LABEL, &specs).map_err(|error| error.to_string())?;
+    let errands = Errands::of(&runtime);
+    let chain = Chain::load(&runtime, LABEL, &config).map_err(|error| error.to_string())?;
     let load_log = capture::take().iter().map(ToString::to_string).collect();
     let shared = SharedTransaction::new(first(args, &mut script));
     let request = Message::request(&shared.0.lock());
@@ -190,7 +192,7 @@ fn run(args: &Args) -> Result<Report, String> {
     let host =
         Recorder { inner: shared.host(), shared: shared.clone(), trace: Arc::clone(&trace), client: args.client };
     let stream = Stream::new(Arc::clone(&chain), 0, Box::new(host));
-    let mut drive = Drive::new(&runtime, stream, chain.needs(), shared, Arc::clone(&trace), script);
+    let mut drive = Drive::new(&runtime, &errands, stream, chain.needs(), shared, Arc::clone(&trace), script);
     let Ending { forwarded, answered_by, response } = drive.transaction();
     let notes = std::mem::take(&mut drive.notes);
     let callbacks = lock(&trace).steps(&chain);

@@ -279,6 +279,18 @@ pub enum Callback {
     Configure,
     /// `proxy_on_tick`.
     Tick,
+    /// `proxy_on_http_call_response`.
+    HttpCallResponse,
+    /// `proxy_on_grpc_receive_initial_metadata`.
+    GrpcReceiveInitialMetadata,
+    /// `proxy_on_grpc_receive`.
+    GrpcReceive,
+    /// `proxy_on_grpc_receive_trailing_metadata`.
+    GrpcReceiveTrailingMetadata,
+    /// `proxy_on_grpc_close`.
+    GrpcClose,
+    /// `proxy_on_queue_ready`.
+    QueueReady,
     /// `proxy_on_request_headers`.
     RequestHeaders,
     /// `proxy_on_request_body`.
@@ -305,6 +317,12 @@ impl Callback {
             Callback::VmStart => "proxy_on_vm_start",
             Callback::Configure => "proxy_on_configure",
             Callback::Tick => "proxy_on_tick",
+            Callback::HttpCallResponse => "proxy_on_http_call_response",
+            Callback::GrpcReceiveInitialMetadata => "proxy_on_grpc_receive_initial_metadata",
+            Callback::GrpcReceive => "proxy_on_grpc_receive",
+            Callback::GrpcReceiveTrailingMetadata => "proxy_on_grpc_receive_trailing_metadata",
+            Callback::GrpcClose => "proxy_on_grpc_close",
+            Callback::QueueReady => "proxy_on_queue_ready",
             Callback::RequestHeaders => "proxy_on_request_headers",
             Callback::RequestBody => "proxy_on_request_body",
             Callback::ResponseHeaders => "proxy_on_response_headers",

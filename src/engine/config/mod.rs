@@ -3,19 +3,25 @@
 //! Every mistake is an error with file, line and column and a word on what was expected. serde_yaml is used here
 //! and nowhere else, since it is no longer developed.
 
+mod clusters;
 pub mod error;
+mod namespaces;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use callout::ClusterSettings;
 use serde::Deserialize;
 
 use crate::body::Side;
 use crate::capabilities::Capabilities;
 use crate::limits::Limits;
 
+pub use clusters::HostPattern;
 pub use error::ConfigError;
+pub use namespaces::Namespace;
 
 /// A configuration file larger than this is surely another file.
 const MAX_FILE: u64 = 16 << 20;
@@ -139,14 +145,70 @@ pub struct FilterSpec {
     pub limits: Limits,
     /// What the module may call and be called for; `None` is everything.
     pub allowed_capabilities: Option<Capabilities>,
+    /// Addresses outside of clusters that it may call.
+    pub callout_hosts: Vec<HostPattern>,
     /// The file that the filter comes from, for messages.
     pub source: String,
+}
+
+/// What a file says, or several files together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConfigFile {
+    /// The chain, first to last.
+    pub filters: Vec<FilterSpec>,
+    /// Filters that run once in the process, with no transaction.
+    pub services: Vec<FilterSpec>,
+    /// Upstreams that filters and services call, by name.
+    pub clusters: BTreeMap<String, ClusterSettings>,
+    /// Ceilings of what filters with one `vm_id` share.
+    pub namespaces: Vec<Namespace>,
+}
+
+impl ConfigFile {
+    /// Adds what another file says, behind what is here.
+    ///
+    /// # Errors
+    /// A cluster that both define, and not alike.
+    pub fn extend(&mut self, other: ConfigFile) -> Result<(), String> {
+        for (name, settings) in other.clusters {
+            if self.clusters.get(&name).is_some_and(|own| *own != settings) {
+                return Err(format!(
+                    "the cluster '{name}' is defined in two files of the rule, and not alike: define it in one, or give \
+                     one of them another name"
+                ));
+            }
+            self.clusters.insert(name, settings);
+        }
+        self.filters.extend(other.filters);
+        self.services.extend(other.services);
+        self.namespaces.extend(other.namespaces);
+        Ok(())
+    }
+
+    /// Reads the files of a rule, in order.
+    ///
+    /// # Errors
+    /// The first mistake, with its place.
+    pub fn load_all<P: AsRef<Path>>(files: impl IntoIterator<Item = P>) -> Result<Self, ConfigError> {
+        let mut all = ConfigFile::default();
+        for file in files {
+            let file = file.as_ref();
+            all.extend(load(file)?).map_err(|message| ConfigError { file: file.to_owned(), at: None, message })?;
+        }
+        Ok(all)
+    }
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawFile {
-    filters: Vec<RawFilter>,
+    filters: Option<Vec<RawFilter>>,
+    #[serde(default)]
+    services: Vec<RawFilter>,
+    #[serde(default)]
+    clusters: BTreeMap<String, clusters::RawCluster>,
+    #[serde(default)]
+    namespaces: Vec<namespaces::RawNamespace>,
 }
 
 #[derive(Deserialize)]
@@ -163,7 +225,7 @@ struct RawFilter {
     #[serde(default)]
     vm_configuration: serde_yaml::Value,
     #[serde(default)]
-    environment: std::collections::BTreeMap<String, String>,
+    environment: BTreeMap<String, String>,
     #[serde(default)]
     failure_policy: FailurePolicy,
     #[serde(default)]
@@ -176,6 +238,8 @@ struct RawFilter {
     limits: RawLimits,
     #[serde(default, deserialize_with = "present")]
     allowed_capabilities: Option<Capabilities>,
+    #[serde(default)]
+    callout_hosts: Vec<HostPattern>,
 }
 
 /// A key that is there has a value: one without would read as "everything is allowed" and mean "nothing is".
@@ -201,7 +265,7 @@ struct RawLimits {
 ///
 /// # Errors
 /// The first mistake, with its place.
-pub fn load(file: &Path) -> Result<Vec<FilterSpec>, ConfigError> {
+pub fn load(file: &Path) -> Result<ConfigFile, ConfigError> {
     let fail = |message: String| ConfigError { file: file.to_owned(), at: None, message };
     let metadata = std::fs::metadata(file).map_err(|error| fail(format!("cannot be read: {error}")))?;
     if metadata.len() > MAX_FILE {
@@ -215,20 +279,41 @@ pub fn load(file: &Path) -> Result<Vec<FilterSpec>, ConfigError> {
 ///
 /// # Errors
 /// As there.
-pub fn parse(file: &Path, text: &str) -> Result<Vec<FilterSpec>, ConfigError> {
+pub fn parse(file: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
     let fail = |message: String| ConfigError { file: file.to_owned(), at: None, message };
     let raw: RawFile = serde_yaml::from_str(text).map_err(|error| yaml_error(file, &error))?;
-    if raw.filters.is_empty() {
-        return Err(fail(
-            "the list 'filters' is empty: name at least one filter, or drop the file from the rule".into(),
-        ));
-    }
+    let shared = !raw.services.is_empty() || !raw.clusters.is_empty() || !raw.namespaces.is_empty();
+    let filters = match raw.filters {
+        Some(filters) if filters.is_empty() => {
+            return Err(fail(
+                "the list 'filters' is empty: name at least one filter, or drop the file from the rule".into(),
+            ));
+        }
+        Some(filters) => filters,
+        // What other files of the rule use.
+        None if shared => Vec::new(),
+        None => return Err(fail("has neither 'filters' nor 'services', 'clusters' or 'namespaces'".into())),
+    };
     let home = file.parent().unwrap_or(Path::new("."));
-    let mut specs = Vec::with_capacity(raw.filters.len());
-    for (index, filter) in raw.filters.into_iter().enumerate() {
-        specs.push(filter.resolve(file, home).map_err(|message| fail(format!("filters[{index}]: {message}")))?);
+    let list = |key: &str, raw: Vec<RawFilter>| {
+        let one = |(index, filter): (usize, RawFilter)| {
+            filter.resolve(file, home).map_err(|message| fail(format!("{key}[{index}]: {message}")))
+        };
+        raw.into_iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()
+    };
+    let namespace = |(index, raw): (usize, namespaces::RawNamespace)| {
+        raw.resolve().map_err(|message| fail(format!("namespaces[{index}]: {message}")))
+    };
+    let services = list("services", raw.services)?;
+    if let Some(service) = services.iter().find(|service| service.request_body != RequestBody::default()) {
+        return Err(fail(format!("service '{}': a service has no transactions, so no 'request_body'", service.name)));
     }
-    Ok(specs)
+    Ok(ConfigFile {
+        filters: list("filters", filters)?,
+        services,
+        clusters: clusters::resolve(raw.clusters, home).map_err(fail)?,
+        namespaces: raw.namespaces.into_iter().enumerate().map(namespace).collect::<Result<_, _>>()?,
+    })
 }
 
 impl RawFilter {
@@ -286,6 +371,7 @@ impl RawFilter {
             request_body: self.request_body,
             limits,
             allowed_capabilities: self.allowed_capabilities,
+            callout_hosts: self.callout_hosts,
             source: file.display().to_string(),
         })
     }
@@ -318,7 +404,7 @@ mod tests {
     use crate::abi::pairs::PairsLimits;
 
     fn parse_text(text: &str) -> Result<Vec<FilterSpec>, String> {
-        parse(Path::new("/etc/f/shop.yaml"), text).map_err(|error| error.to_string())
+        parse(Path::new("/etc/f/shop.yaml"), text).map(|file| file.filters).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -357,7 +443,7 @@ mod tests {
                 "filters:\n  - name: [1]\n    module: a\n",
                 "/etc/f/shop.yaml:2:11: filters[0].name: invalid type: sequence",
             ),
-            ("filter: []\n", "/etc/f/shop.yaml:1:1: unknown field `filter`, expected `filters`"),
+            ("filter: []\n", "/etc/f/shop.yaml:1:1: unknown field `filter`, expected one of `filters`, `services`"),
             ("filters: 3\n", "/etc/f/shop.yaml:1:10: filters: invalid type: integer `3`, expected a sequence"),
             ("filters: []\n", "/etc/f/shop.yaml: the list 'filters' is empty"),
             ("filters:\n\t- a\n", "/etc/f/shop.yaml:2:1: found character that cannot start any token"),

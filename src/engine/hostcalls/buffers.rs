@@ -2,25 +2,45 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::abi::{BufferType, Callback};
 use crate::body::Side;
 use crate::error::Error;
 use crate::memory::{self, Guest};
 use crate::state::VmState;
 
-/// The bytes of a buffer that does not change while it is read.
-fn fixed(state: &VmState, buffer: BufferType) -> Result<Arc<[u8]>, Error> {
+/// The bytes of a buffer that does not change while it is read, kept while the guest makes room for them.
+enum Fixed {
+    Configuration(Arc<[u8]>),
+    Answer(Bytes),
+}
+
+impl std::ops::Deref for Fixed {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Fixed::Configuration(bytes) => bytes,
+            Fixed::Answer(bytes) => bytes,
+        }
+    }
+}
+
+fn fixed(state: &VmState, buffer: BufferType) -> Result<Fixed, Error> {
     match buffer {
-        BufferType::VmConfiguration => Ok(Arc::clone(&state.settings.vm_configuration)),
+        BufferType::VmConfiguration => Ok(Fixed::Configuration(Arc::clone(&state.settings.vm_configuration))),
         BufferType::PluginConfiguration => {
-            state.root().map(|root| Arc::clone(&root.plugin.configuration)).ok_or_else(|| Error::NotFound)
+            let root = state.root().ok_or_else(|| Error::NotFound)?;
+            Ok(Fixed::Configuration(Arc::clone(&root.plugin.configuration)))
+        }
+        BufferType::HttpCallResponseBody | BufferType::GrpcCallMessage => {
+            state.answer.buffer(buffer).cloned().map(Fixed::Answer).ok_or_else(|| Error::NotFound)
         }
         BufferType::HttpRequestBody
         | BufferType::HttpResponseBody
         | BufferType::DownstreamData
         | BufferType::UpstreamData
-        | BufferType::HttpCallResponseBody
-        | BufferType::GrpcCallMessage
         | BufferType::ForeignFunctionArguments => Err(Error::NotFound),
     }
 }

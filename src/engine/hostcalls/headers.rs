@@ -70,6 +70,10 @@ fn absent(map: MapType, error: Error) -> Result<(), Error> {
 /// # Errors
 /// [`Error::NotFound`] if the map is not there.
 fn encode(state: &mut VmState, map: MapType, out: &mut Vec<u8>) -> Result<(), Error> {
+    if is_of_answer(map) {
+        let pairs = state.answer.map(map).ok_or_else(|| Error::NotFound)?;
+        return pairs::encode(pairs.iter().map(|(name, value)| (&**name, &**value)), out);
+    }
     let host = state.stream_mut()?;
     let mut count = 0u32;
     let mut failed = None;
@@ -188,7 +192,27 @@ pub(super) fn get_header_map_value(
     })
 }
 
+/// Whether this map is of what came back of a call, and not of a stream.
+fn is_of_answer(map: MapType) -> bool {
+    match map {
+        MapType::HttpCallResponseHeaders
+        | MapType::HttpCallResponseTrailers
+        | MapType::GrpcCallInitialMetadata
+        | MapType::GrpcCallTrailingMetadata => true,
+        MapType::HttpRequestHeaders
+        | MapType::HttpRequestTrailers
+        | MapType::HttpResponseHeaders
+        | MapType::HttpResponseTrailers => false,
+    }
+}
+
 fn find_value(state: &mut VmState, map: MapType, name: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+    if is_of_answer(map) {
+        let mut pairs = state.answer.map(map).ok_or_else(|| Error::NotFound)?.iter();
+        let (_, value) = pairs.find(|(own, _)| own.eq_ignore_ascii_case(name)).ok_or_else(|| Error::NotFound)?;
+        out.extend_from_slice(value);
+        return Ok(());
+    }
     let host = state.stream_mut()?;
     if name.first() == Some(&b':') {
         let pseudo = PseudoHeader::find(map, name).ok_or_else(|| Error::NotFound)?;

@@ -8,6 +8,7 @@
 //! into a trap where no status serves.
 
 mod buffers;
+mod callouts;
 mod context;
 mod foreign;
 mod headers;
@@ -196,7 +197,7 @@ hostcalls! {
     /// Has routes computed anew: nothing to do here, since a rule's chain runs before the remap settles.
     fn proxy_clear_route_cache() in V0_1_0 => streams::clear_route_cache;
     /// The status of the HTTP or gRPC call whose callback runs.
-    fn proxy_get_status(return_code: i32, return_message_data: i32, return_message_size: i32) in ALL => streams::get_status, without "HTTP and gRPC calls: there is no status but zero", misused BadArgument;
+    fn proxy_get_status(return_code: i32, return_message_data: i32, return_message_size: i32) in ALL => callouts::get_status, misused BadArgument;
     /// Answers the request here and now.
     fn proxy_send_local_response(
         status_code: i32, details_data: i32, details_size: i32, body_data: i32, body_size: i32,
@@ -207,23 +208,23 @@ hostcalls! {
     fn proxy_http_call(
         upstream_data: i32, upstream_size: i32, headers_data: i32, headers_size: i32, body_data: i32, body_size: i32,
         trailers_data: i32, trailers_size: i32, timeout: i32, return_call_id: i32
-    ) in ALL => refused(InternalFailure);
+    ) in ALL => callouts::http_call, or BadArgument InternalFailure, misused SerializationFailure;
     /// Sends one gRPC message to a cluster and awaits one.
     fn proxy_grpc_call(
         upstream_data: i32, upstream_size: i32, service_data: i32, service_size: i32, method_data: i32, method_size: i32,
         metadata_data: i32, metadata_size: i32, message_data: i32, message_size: i32, timeout: i32, return_call_id: i32
-    ) in ALL => refused(InternalFailure);
+    ) in ALL => callouts::grpc_call, or ParseFailure InternalFailure, misused BadArgument SerializationFailure;
     /// Opens a gRPC stream to a cluster.
     fn proxy_grpc_stream(
         upstream_data: i32, upstream_size: i32, service_data: i32, service_size: i32, method_data: i32, method_size: i32,
         metadata_data: i32, metadata_size: i32, return_stream_id: i32
-    ) in ALL => refused(InternalFailure);
+    ) in ALL => callouts::grpc_stream, or ParseFailure InternalFailure, misused BadArgument SerializationFailure;
     /// Sends a message on a gRPC stream.
-    fn proxy_grpc_send(stream_id: i32, message_data: i32, message_size: i32, end_stream: i32) in ALL => refused(NotFound);
-    /// Cancels a gRPC call or stream.
-    fn proxy_grpc_cancel(call_id: i32) in ALL => refused(NotFound);
-    /// Closes a gRPC call or stream.
-    fn proxy_grpc_close(call_id: i32) in ALL => refused(NotFound);
+    fn proxy_grpc_send(stream_id: i32, message_data: i32, message_size: i32, end_stream: i32) in ALL => callouts::grpc_send, or NotFound BadArgument;
+    /// Cancels a gRPC call or stream: nothing more of it is delivered.
+    fn proxy_grpc_cancel(call_id: i32) in ALL => callouts::grpc_cancel, or NotFound;
+    /// Closes this side of a gRPC stream, or ends a call.
+    fn proxy_grpc_close(call_id: i32) in ALL => callouts::grpc_close, or NotFound;
 
     /// Writes a key of the shared data of this VM id, if its version is the given one.
     fn proxy_set_shared_data(key_data: i32, key_size: i32, value_data: i32, value_size: i32, cas: i32) in ALL => shared::set_shared_data, or CasMismatch, misused BadArgument;

@@ -16,8 +16,14 @@
 //! be ready for anyway, and a full queue that refuses answers NotFound. Pointers outside the guest's memory
 //! answer BadArgument all the same: no SDK makes them.
 
+use std::sync::Arc;
+
+use crate::answer::News;
 use crate::error::Error;
 use crate::memory::{self, Guest};
+use crate::shared::QueueConsumer;
+use crate::state::VmState;
+use crate::station::{Address, Delivery, Station};
 
 pub(super) fn set_shared_data(
     guest: &mut Guest<'_>,
@@ -62,7 +68,37 @@ pub(super) fn register_shared_queue(guest: &mut Guest<'_>, name: i32, name_size:
     let (memory, state) = memory::split(guest)?;
     let name = memory::bytes(memory, name, name_size)?;
     let queue = state.shared.queues.register(&state.settings.vm_id, name)?;
-    memory::write_u32(memory, id, queue)
+    memory::write_u32(memory, id, queue)?;
+    consume(state, queue);
+    Ok(())
+}
+
+/// Makes the plugin context one of those that are told of the queue's items.
+fn consume(state: &mut VmState, queue: u32) {
+    let Some(home) = state.home.as_ref().filter(|_| state.takes_queues) else { return };
+    let Some(root) = state.root_id() else { return };
+    let consumer = Consumer { station: Arc::clone(&home.station), address: home.address.clone(), root };
+    let shared = Arc::clone(&state.shared);
+    if let Some(context) = state.root_mut()
+        && let std::collections::btree_map::Entry::Vacant(place) = context.queues.entry(queue)
+    {
+        place.insert(shared.queues.subscribe(queue, Arc::new(consumer)));
+        state.reached_out = true;
+    }
+}
+
+/// A plugin context that takes items of a queue.
+struct Consumer {
+    station: Arc<Station>,
+    address: Address,
+    root: u32,
+}
+
+impl QueueConsumer for Consumer {
+    fn ready(&self, queue: u32) {
+        let (address, root) = (self.address.clone(), self.root);
+        self.station.post(Delivery { address, root, news: News::Queue(queue) });
+    }
 }
 
 pub(super) fn resolve_shared_queue(
@@ -98,6 +134,7 @@ pub(super) fn dequeue_shared_queue(guest: &mut Guest<'_>, id: i32, data: i32, si
     let id = id.cast_unsigned();
     let item = guest.data().shared.queues.take(id)?;
     let result = memory::return_bytes(guest, &item, data, size);
+    guest.data_mut().taken += 1;
     if result.is_err() {
         // The guest never had it (its allocator trapped, most likely): another consumer shall.
         guest.data().shared.queues.give_back(id, item);

@@ -3,7 +3,7 @@
 use crate::abi::StreamType;
 use crate::body::Side;
 use crate::error::Error;
-use crate::memory::{self, Guest};
+use crate::memory::Guest;
 
 pub(super) fn continue_stream(guest: &mut Guest<'_>, stream: i32) -> Result<(), Error> {
     match StreamType::from_wire(stream).ok_or_else(|| Error::BadArgument("stream type"))? {
@@ -36,10 +36,4 @@ fn resume(guest: &mut Guest<'_>, side: Side) -> Result<(), Error> {
 
 pub(super) fn clear_route_cache(_guest: &mut Guest<'_>) -> Result<(), Error> {
     Ok(())
-}
-
-pub(super) fn get_status(guest: &mut Guest<'_>, code: i32, data: i32, size: i32) -> Result<(), Error> {
-    let (memory, _) = memory::split(guest)?;
-    memory::write_u32(memory, code, 0)?;
-    memory::return_empty(guest, data, size)
 }

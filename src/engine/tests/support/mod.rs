@@ -51,8 +51,8 @@ impl Bench {
 
     /// Loads a chain from the text of a filter file.
     pub(crate) fn chain(&self, yaml: &str) -> Result<Arc<Chain>, Error> {
-        let specs = config::parse(&self.dir.path().join("filters.yaml"), yaml)?;
-        Chain::load(&self.runtime, "test rule", &specs)
+        let config = config::parse(&self.dir.path().join("filters.yaml"), yaml)?;
+        Chain::load(&self.runtime, "test rule", &config)
     }
 
     /// A stream of slot 0.

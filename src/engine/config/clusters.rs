@@ -1,0 +1,231 @@
+//! The key `clusters`: upstreams that filters call.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use callout::{ClusterSettings, Ejection, Endpoint, Protocol, Tls};
+use serde::Deserialize;
+use serde::de::Error as _;
+
+/// `host:port`, of which either may be a pattern: an entry of `callout_hosts`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HostPattern {
+    /// In lower case; one that begins with a dot stands for every name below it.
+    host: String,
+    /// `None` is every port.
+    port: Option<u16>,
+}
+
+impl HostPattern {
+    /// Whether this host and port are meant.
+    pub(crate) fn matches(&self, host: &str, port: u16) -> bool {
+        let host = host.to_ascii_lowercase();
+        let host = host.trim_end_matches('.');
+        let named = match self.host.strip_prefix('.') {
+            Some(_) => host.len() > self.host.len() && host.ends_with(&self.host),
+            None => self.host == "*" || self.host == host,
+        };
+        named && self.port.is_none_or(|own| own == port)
+    }
+}
+
+impl std::str::FromStr for HostPattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!(
+                "'{text}' is no address: host:port is expected, such as auth.example:8080, 10.0.0.1:80, [::1]:80, \
+                 *.example:443 or *.example:*"
+            )
+        };
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let port = match port {
+            "*" => None,
+            port => Some(port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?),
+        };
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let host = host.strip_prefix("*.").map_or_else(|| host.to_owned(), |rest| format!(".{rest}"));
+        let rest = host.trim_start_matches('.');
+        if rest.is_empty() || host != "*" && rest.contains('*') {
+            return Err(wrong());
+        }
+        Ok(HostPattern { host: host.to_ascii_lowercase(), port })
+    }
+}
+
+impl<'de> Deserialize<'de> for HostPattern {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// An entry of `endpoints`.
+struct RawEndpoint(Endpoint);
+
+impl<'de> Deserialize<'de> for RawEndpoint {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let pattern: HostPattern = text.parse().map_err(D::Error::custom)?;
+        match pattern.port {
+            Some(port) if pattern.host != "*" && !pattern.host.starts_with('.') => {
+                Ok(RawEndpoint(Endpoint { host: pattern.host, port }))
+            }
+            _ => Err(D::Error::custom(format!("'{text}' is a pattern: an endpoint is one host and one port"))),
+        }
+    }
+}
+
+/// How a cluster is spoken to.
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RawProtocol {
+    Http1,
+    Http2,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTls {
+    #[serde(default = "yes")]
+    verify: bool,
+    ca_file: Option<PathBuf>,
+    certificate_file: Option<PathBuf>,
+    key_file: Option<PathBuf>,
+    server_name: Option<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawEjection {
+    failures: u32,
+    seconds: u32,
+}
+
+/// One entry of `clusters`, as its file has it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCluster {
+    endpoints: Vec<RawEndpoint>,
+    protocol: Option<RawProtocol>,
+    tls: Option<RawTls>,
+    connect_timeout_ms: Option<u32>,
+    idle_timeout_ms: Option<u32>,
+    max_connections: Option<u32>,
+    max_in_flight: Option<u32>,
+    retries: Option<u32>,
+    ejection: Option<RawEjection>,
+    response_kib: Option<u32>,
+    dns_refresh_ms: Option<u32>,
+}
+
+/// The clusters of a file.
+///
+/// # Errors
+/// What is wrong, with the name of the cluster and the key.
+pub(super) fn resolve(
+    raw: BTreeMap<String, RawCluster>,
+    home: &Path,
+) -> Result<BTreeMap<String, ClusterSettings>, String> {
+    let one = |(name, raw): (String, RawCluster)| {
+        let settings = raw.resolve(&name, home).map_err(|message| format!("clusters.{name}: {message}"))?;
+        Ok((name, settings))
+    };
+    raw.into_iter().map(one).collect()
+}
+
+impl RawCluster {
+    fn resolve(self, name: &str, home: &Path) -> Result<ClusterSettings, String> {
+        if name.is_empty() || name.chars().any(char::is_control) {
+            return Err("the name must be printable text, since log lines and metrics carry it".to_owned());
+        }
+        if self.endpoints.is_empty() {
+            return Err("endpoints: name at least one, as host:port".to_owned());
+        }
+        let mut settings = ClusterSettings {
+            name: name.to_owned(),
+            endpoints: self.endpoints.into_iter().map(|endpoint| endpoint.0).collect(),
+            ..ClusterSettings::default()
+        };
+        match self.protocol {
+            Some(RawProtocol::Http1) => settings.protocol = Protocol::Http1,
+            Some(RawProtocol::Http2) => settings.protocol = Protocol::Http2,
+            None => {}
+        }
+        if let Some(tls) = self.tls {
+            if tls.certificate_file.is_some() != tls.key_file.is_some() {
+                return Err("tls: certificate_file and key_file come together".to_owned());
+            }
+            if !tls.verify && tls.ca_file.is_some() {
+                return Err("tls: with 'verify: false', ca_file has no meaning".to_owned());
+            }
+            let file = |path: Option<PathBuf>| path.map(|path| home.join(path));
+            settings.tls = Some(Tls {
+                verify: tls.verify,
+                ca_file: file(tls.ca_file),
+                certificate_file: file(tls.certificate_file),
+                key_file: file(tls.key_file),
+                server_name: tls.server_name,
+            });
+        }
+        for (key, value, setting) in [
+            ("connect_timeout_ms", self.connect_timeout_ms, &mut settings.connect_timeout),
+            ("idle_timeout_ms", self.idle_timeout_ms, &mut settings.idle_timeout),
+            ("dns_refresh_ms", self.dns_refresh_ms, &mut settings.dns_refresh),
+        ] {
+            if let Some(milliseconds) = value {
+                *setting = Duration::from_millis(u64::from(positive(key, milliseconds)?));
+            }
+        }
+        for (key, value, setting, unit) in [
+            ("max_connections", self.max_connections, &mut settings.max_connections, 1),
+            ("max_in_flight", self.max_in_flight, &mut settings.max_in_flight, 1),
+            ("response_kib", self.response_kib, &mut settings.response_bytes, 1 << 10),
+        ] {
+            if let Some(value) = value {
+                *setting = usize::try_from(positive(key, value)?).unwrap_or(usize::MAX).saturating_mul(unit);
+            }
+        }
+        if let Some(retries) = self.retries {
+            settings.retries = retries;
+        }
+        if let Some(ejection) = self.ejection {
+            let duration = Duration::from_secs(u64::from(positive("ejection.seconds", ejection.seconds)?));
+            // No failures, no ejection.
+            settings.ejection =
+                (ejection.failures > 0).then_some(Ejection { failures: ejection.failures, duration });
+        }
+        Ok(settings)
+    }
+}
+
+fn positive(key: &str, value: u32) -> Result<u32, String> {
+    if value == 0 { Err(format!("{key}: must be at least 1")) } else { Ok(value) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_hosts_and_ports() {
+        let matches = |pattern: &str, host: &str, port| pattern.parse::<HostPattern>().unwrap().matches(host, port);
+        assert!(matches("a.example:80", "A.example", 80));
+        assert!(!matches("a.example:80", "a.example", 81));
+        assert!(!matches("a.example:80", "b.a.example", 80));
+        assert!(matches("*.example:*", "b.a.example", 1));
+        assert!(!matches("*.example:*", "example", 1));
+        assert!(!matches("*.example:*", "badexample", 1));
+        assert!(matches("[::1]:8080", "::1", 8080));
+        assert!(matches("*:443", "anything", 443));
+        for wrong in ["a", "a:", "a:0", "a:99999", ":80", "*a.example:1", "a.*.b:1", "*.:1"] {
+            let error = wrong.parse::<HostPattern>().unwrap_err();
+            assert!(error.contains(wrong) && error.contains("host:port"), "{error}");
+        }
+    }
+}
