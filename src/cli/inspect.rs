@@ -105,7 +105,8 @@ pub(crate) fn execute(args: &Args) -> Outcome {
         Ok(bytes) => bytes,
         Err(error) => return Outcome::failure(&format!("module {path} cannot be read: {error}")),
     };
-    let inspected = Runtime::new(Options { offline: true, ..Options::with_slots(1) }).and_then(|runtime| engine::inspect::inspect(&runtime, &bytes));
+    let inspected = Runtime::new(Options { offline: true, ..Options::with_slots(1) })
+        .and_then(|runtime| engine::inspect::inspect(&runtime, &bytes));
     let found = match inspected {
         Ok(found) => found,
         Err(error) => return Outcome::failure(&format!("module {path}: {error}")),

@@ -158,9 +158,7 @@ impl Answer {
                 buffer: Some((BufferType::HttpCallResponseBody, response.body)),
                 ..Answer::default()
             },
-            Err(failure) => {
-                Answer { status: status_of(failure.kind), message: failure.message, ..Answer::default() }
-            }
+            Err(failure) => Answer { status: status_of(failure.kind), message: failure.message, ..Answer::default() },
         }
     }
 

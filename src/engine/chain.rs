@@ -236,9 +236,8 @@ fn load_service(runtime: &Runtime, config: &ConfigFile, spec: &FilterSpec) -> Re
         return runtime.pool(vm).plugin(plugin).map(|_| None).map_err(|error| in_module(spec, &error));
     }
     let key = vm.key;
-    let service = runtime.0.services.get(key, &plugin, |station| {
-        runtime.service_pool(vm, station).plugin(plugin.clone())
-    });
+    let service =
+        runtime.0.services.get(key, &plugin, |station| runtime.service_pool(vm, station).plugin(plugin.clone()));
     service.map(Some).map_err(|error| in_module(spec, &error))
 }
 

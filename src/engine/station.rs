@@ -60,12 +60,7 @@ impl std::fmt::Debug for Station {
 
 impl Station {
     pub(crate) fn new(call: Call) -> Arc<Self> {
-        Arc::new(Station {
-            timers: Mutex::default(),
-            waiting: Mutex::default(),
-            called: AtomicBool::new(false),
-            call,
-        })
+        Arc::new(Station { timers: Mutex::default(), waiting: Mutex::default(), called: AtomicBool::new(false), call })
     }
 
     /// Notes that a pool's VM of this slot has timers.

@@ -4,29 +4,28 @@
 //! turns a trap, or a panic of ours inside a hostcall, into an [`Error::Trap`]. After such an error the VM is
 //! poisoned: whoever owns it must drop it.
 
+mod news;
+mod trap;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use callout::{GrpcEvent, Pairs};
-use wasmtime::{
-    Engine, Instance, Store, StoreLimitsBuilder, TypedFunc, UpdateDeadline, WasmBacktrace, WasmParams, WasmResults,
-};
+use wasmtime::{Engine, Instance, Store, StoreLimitsBuilder, TypedFunc, UpdateDeadline, WasmParams, WasmResults};
 
-use crate::abi::{AbiVersion, Action, BodyAction, BufferType, Callback, MapType};
-use crate::answer::{Answer, News, Way};
+use crate::abi::{AbiVersion, Action, BodyAction, Callback, MapType};
 use crate::body::Side;
 use crate::cell::{Effects, StreamCell};
-use crate::error::{Error, Trap, TrapKind};
+use crate::error::{Error, TrapKind};
 use crate::host::{PseudoHeader, StreamHost};
 use crate::limits::FIRST_LOOK;
 use crate::settings::PluginSpec;
 use crate::shared::Shared;
 use crate::spec::VmSpec;
-use crate::station::{Address, Station};
 use crate::state::{Context, RootContext, VmState};
+use crate::station::{Address, Station};
+use trap::{host_panic, trap};
 
 /// `proxy_on_request_headers` and `proxy_on_response_headers`, by ABI version.
 enum HeadersCallback {
@@ -80,9 +79,6 @@ pub(crate) struct Vm {
     callback_time: Duration,
     configure_time: Duration,
 }
-
-/// gRPC's status for what should not be.
-const GRPC_INTERNAL: u32 = 13;
 
 /// What an entry left behind for the host, to be dealt with once the VM's lock is released.
 #[derive(Default)]
@@ -528,125 +524,6 @@ impl Vm {
         Ok(self.next_tick())
     }
 
-    /// Runs the callback for what came for a plugin context. Nothing happens if that is gone, or no longer waits for it.
-    ///
-    /// # Errors
-    /// [`Error::Trap`].
-    pub(crate) fn deliver(&mut self, root: u32, news: News) -> Result<(), Error> {
-        let result = match news {
-            News::Http { token, result } => match self.store.data_mut().calls.remove(token) {
-                Some(_) => self.http_call_response(root, token, Answer::http(result)),
-                None => Ok(()),
-            },
-            News::Grpc { token, event } => self.grpc(root, token, event),
-            News::Queue(queue) => self.queue_ready(root, queue),
-        };
-        let state = self.store.data_mut();
-        state.answer = Answer::default();
-        // The callback may have acted for a stream, whose host it then holds.
-        state.return_host();
-        result
-    }
-
-    fn http_call_response(&mut self, root: u32, token: u32, answer: Answer) -> Result<(), Error> {
-        let count = |map| answer.map(map).map_or(0, |pairs| u32::try_from(pairs.len()).unwrap_or(u32::MAX));
-        let (headers, trailers) = (count(MapType::HttpCallResponseHeaders), count(MapType::HttpCallResponseTrailers));
-        let body = answer.buffer(BufferType::HttpCallResponseBody).map_or(0, |body| size(body));
-        self.store.data_mut().answer = answer;
-        let budget = self.callback_time;
-        self.call(Callback::HttpCallResponse, root, budget, |callbacks, store| {
-            let callback = callbacks.http_call_response.as_ref();
-            callback.map_or(Ok(()), |callback| callback.call(store, (root, token, headers, body, trailers)))
-        })
-    }
-
-    /// Of a call the guest is told once: its message, or how it failed. Of a stream it is told everything.
-    fn grpc(&mut self, root: u32, token: u32, event: GrpcEvent) -> Result<(), Error> {
-        let calls = &mut self.store.data_mut().calls;
-        if let Some(Way::GrpcCall(_, message)) = calls.get_mut(token).map(|call| &mut call.way) {
-            return match event {
-                GrpcEvent::Message(first) => {
-                    message.get_or_insert(first);
-                    Ok(())
-                }
-                GrpcEvent::InitialMetadata(_) | GrpcEvent::TrailingMetadata(_) => Ok(()),
-                GrpcEvent::Close { status, message: text } => {
-                    let message = message.take();
-                    calls.remove(token);
-                    match (status, message) {
-                        (0, Some(message)) => self.grpc_receive(root, token, message.bytes.clone()),
-                        (0, None) => self.grpc_close(root, token, GRPC_INTERNAL, "the answer has no message".to_owned()),
-                        (status, _) => self.grpc_close(root, token, status, text),
-                    }
-                }
-            };
-        }
-        if calls.get(token).is_none() {
-            return Ok(());
-        }
-        match event {
-            GrpcEvent::InitialMetadata(pairs) => {
-                self.grpc_metadata(root, token, MapType::GrpcCallInitialMetadata, pairs)
-            }
-            GrpcEvent::TrailingMetadata(pairs) => {
-                self.grpc_metadata(root, token, MapType::GrpcCallTrailingMetadata, pairs)
-            }
-            // What the message takes of the window goes back when it is dropped, behind the callback.
-            GrpcEvent::Message(message) => self.grpc_receive(root, token, message.bytes.clone()),
-            GrpcEvent::Close { status, message } => {
-                calls.remove(token);
-                self.grpc_close(root, token, status, message)
-            }
-        }
-    }
-
-    fn grpc_metadata(&mut self, root: u32, token: u32, map: MapType, pairs: Pairs) -> Result<(), Error> {
-        let count = u32::try_from(pairs.len()).unwrap_or(u32::MAX);
-        self.store.data_mut().answer = Answer::metadata(map, pairs);
-        let initial = map == MapType::GrpcCallInitialMetadata;
-        let callback =
-            if initial { Callback::GrpcReceiveInitialMetadata } else { Callback::GrpcReceiveTrailingMetadata };
-        let budget = self.callback_time;
-        self.call(callback, root, budget, |callbacks, store| {
-            let callback =
-                if initial { &callbacks.grpc_initial_metadata } else { &callbacks.grpc_trailing_metadata };
-            callback.as_ref().map_or(Ok(()), |callback| callback.call(store, (root, token, count)))
-        })
-    }
-
-    fn grpc_receive(&mut self, root: u32, token: u32, message: Bytes) -> Result<(), Error> {
-        let size = size(&message);
-        self.store.data_mut().answer = Answer::message(message);
-        let budget = self.callback_time;
-        self.call(Callback::GrpcReceive, root, budget, |callbacks, store| {
-            callbacks.grpc_receive.as_ref().map_or(Ok(()), |callback| callback.call(store, (root, token, size)))
-        })
-    }
-
-    fn grpc_close(&mut self, root: u32, token: u32, status: u32, message: String) -> Result<(), Error> {
-        self.store.data_mut().answer = Answer::close(status, message);
-        let budget = self.callback_time;
-        self.call(Callback::GrpcClose, root, budget, |callbacks, store| {
-            callbacks.grpc_close.as_ref().map_or(Ok(()), |callback| callback.call(store, (root, token, status)))
-        })
-    }
-
-    fn queue_ready(&mut self, root: u32, queue: u32) -> Result<(), Error> {
-        self.store.data_mut().taken = 0;
-        let budget = self.callback_time;
-        self.call(Callback::QueueReady, root, budget, |callbacks, store| {
-            callbacks.queue_ready.as_ref().map_or(Ok(()), |callback| callback.call(store, (root, queue)))
-        })?;
-        let state = self.store.data_mut();
-        let taken = std::mem::take(&mut state.taken);
-        if let Some(Context::Root(root)) = state.contexts.get(&root)
-            && let Some(subscription) = root.queues.get(&queue)
-        {
-            subscription.served(taken);
-        }
-        Ok(())
-    }
-
     /// When the next tick is due.
     pub(crate) fn next_tick(&self) -> Option<Instant> {
         let contexts = self.store.data().contexts.values();
@@ -721,44 +598,4 @@ fn call_headers(
 /// whose size the loader bounds.
 fn size(bytes: &[u8]) -> u32 {
     u32::try_from(bytes.len()).unwrap_or(u32::MAX)
-}
-
-/// Sorts a guest's end into its class.
-fn trap(callback: Callback, error: &wasmtime::Error) -> Error {
-    let (kind, reason) = if let Some(exit) = error.downcast_ref::<crate::wasi::GuestExit>() {
-        (TrapKind::Exit(exit.0), exit.to_string())
-    } else if let Some(ours) = error.downcast_ref::<Error>() {
-        (TrapKind::Hostcall, ours.to_string())
-    } else {
-        match error.downcast_ref::<wasmtime::Trap>() {
-            Some(wasmtime::Trap::Interrupt) => {
-                (TrapKind::Deadline, "the callback ran longer than its deadline".to_owned())
-            }
-            Some(wasmtime::Trap::StackOverflow) => (TrapKind::StackOverflow, "the guest's stack is used up".to_owned()),
-            Some(trap) => (TrapKind::Guest, trap.to_string().replace("wasm trap: ", "trap: ")),
-            None => (TrapKind::Guest, crate::module::one_line(error)),
-        }
-    };
-    let backtrace = error.downcast_ref::<WasmBacktrace>().map_or_else(Vec::new, |backtrace| {
-        let frames = backtrace.frames().iter().take(20);
-        frames
-            .map(|frame| match frame.func_name() {
-                // Without the hash, which means nothing to anybody.
-                Some(name) => format!("{:#}", rustc_demangle::demangle(name)),
-                None => format!("function {}", frame.func_index()),
-            })
-            .collect()
-    });
-    Error::Trap(Box::new(Trap { callback, kind, reason, backtrace }))
-}
-
-/// The text of a panic's payload.
-fn host_panic(callback: Callback, payload: &(dyn std::any::Any + Send)) -> Error {
-    let text = payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "unknown panic".to_owned());
-    let reason = format!("the host panicked in a hostcall: {text}");
-    Error::Trap(Box::new(Trap { callback, kind: TrapKind::HostPanic, reason, backtrace: Vec::new() }))
 }

@@ -50,7 +50,7 @@ impl Errands {
     pub(super) fn of(runtime: &Runtime) -> Self {
         let (sender, errands) = crossbeam::channel::bounded(1);
         // One that waits already is as good as two.
-        runtime.on_errand(move |_, _| drop(sender.try_send(())));
+        runtime.on_errand(move |_, _| _ = sender.try_send(()));
         Errands(errands)
     }
 }
@@ -87,7 +87,20 @@ impl<'a> Drive<'a> {
         let answers = runtime.counters().local_responses;
         let passages = [Passage::default(), Passage::default()];
         let head = shared.0.lock().request_line[0] == b"HEAD";
-        Drive { runtime, errands, stream, needs, shared, trace, script, came, passages, answers, head, notes: Vec::new() }
+        Drive {
+            runtime,
+            errands,
+            stream,
+            needs,
+            shared,
+            trace,
+            script,
+            came,
+            passages,
+            answers,
+            head,
+            notes: Vec::new(),
+        }
     }
 
     pub(super) fn transaction(&mut self) -> Ending {
@@ -422,8 +435,9 @@ impl<'a> Drive<'a> {
                 Some(_) => "the transaction".to_owned(),
                 None => format!("the {} body", side.as_str()),
             };
-            self.notes
-                .push(format!("filter '{filter}' paused {what}, and no tick and no answer of its ends that within its {limit:?}"));
+            self.notes.push(format!(
+                "filter '{filter}' paused {what}, and no tick and no answer of its ends that within its {limit:?}"
+            ));
             verdict = self.stream.pause_expired();
         }
     }

@@ -11,8 +11,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use engine::testing::{SharedTransaction, Transaction};
 use engine::config::ConfigFile;
+use engine::testing::{SharedTransaction, Transaction};
 use engine::{Chain, Options, Runtime, Stream};
 use serde::Serialize;
 

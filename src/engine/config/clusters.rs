@@ -197,8 +197,7 @@ impl RawCluster {
         if let Some(ejection) = self.ejection {
             let duration = Duration::from_secs(u64::from(positive("ejection.seconds", ejection.seconds)?));
             // No failures, no ejection.
-            settings.ejection =
-                (ejection.failures > 0).then_some(Ejection { failures: ejection.failures, duration });
+            settings.ejection = (ejection.failures > 0).then_some(Ejection { failures: ejection.failures, duration });
         }
         Ok(settings)
     }

@@ -26,7 +26,24 @@ pub struct Shared {
     pub metrics: MetricRegistry,
 }
 // TEMPORARY-FOR-COMPILING
-#[allow(missing_docs)] pub trait QueueConsumer: Send + Sync { fn ready(&self, queue: u32); }
-#[allow(missing_docs)] #[derive(Debug)] pub struct Subscription; impl Subscription { pub fn served(&self, _t: u64) {} }
-#[allow(missing_docs)] impl SharedQueues { pub fn subscribe(&self, _q: u32, _c: std::sync::Arc<dyn QueueConsumer>) -> Subscription { Subscription } pub fn configure(&self, _v: &str, _l: QueueLimits) {} }
-#[allow(missing_docs)] impl SharedData { pub fn configure(&self, _v: &str, _l: DataLimits) {} }
+#[allow(missing_docs)]
+pub trait QueueConsumer: Send + Sync {
+    fn ready(&self, queue: u32);
+}
+#[allow(missing_docs)]
+#[derive(Debug)]
+pub struct Subscription;
+impl Subscription {
+    pub fn served(&self, _t: u64) {}
+}
+#[allow(missing_docs)]
+impl SharedQueues {
+    pub fn subscribe(&self, _q: u32, _c: std::sync::Arc<dyn QueueConsumer>) -> Subscription {
+        Subscription
+    }
+    pub fn configure(&self, _v: &str, _l: QueueLimits) {}
+}
+#[allow(missing_docs)]
+impl SharedData {
+    pub fn configure(&self, _v: &str, _l: DataLimits) {}
+}

@@ -1,0 +1,46 @@
+//! How a guest ended.
+
+use wasmtime::WasmBacktrace;
+
+use crate::abi::Callback;
+use crate::error::{Error, Trap, TrapKind};
+
+/// Sorts a guest's end into its class.
+pub(super) fn trap(callback: Callback, error: &wasmtime::Error) -> Error {
+    let (kind, reason) = if let Some(exit) = error.downcast_ref::<crate::wasi::GuestExit>() {
+        (TrapKind::Exit(exit.0), exit.to_string())
+    } else if let Some(ours) = error.downcast_ref::<Error>() {
+        (TrapKind::Hostcall, ours.to_string())
+    } else {
+        match error.downcast_ref::<wasmtime::Trap>() {
+            Some(wasmtime::Trap::Interrupt) => {
+                (TrapKind::Deadline, "the callback ran longer than its deadline".to_owned())
+            }
+            Some(wasmtime::Trap::StackOverflow) => (TrapKind::StackOverflow, "the guest's stack is used up".to_owned()),
+            Some(trap) => (TrapKind::Guest, trap.to_string().replace("wasm trap: ", "trap: ")),
+            None => (TrapKind::Guest, crate::module::one_line(error)),
+        }
+    };
+    let backtrace = error.downcast_ref::<WasmBacktrace>().map_or_else(Vec::new, |backtrace| {
+        let frames = backtrace.frames().iter().take(20);
+        frames
+            .map(|frame| match frame.func_name() {
+                // Without the hash, which means nothing to anybody.
+                Some(name) => format!("{:#}", rustc_demangle::demangle(name)),
+                None => format!("function {}", frame.func_index()),
+            })
+            .collect()
+    });
+    Error::Trap(Box::new(Trap { callback, kind, reason, backtrace }))
+}
+
+/// The text of a panic's payload.
+pub(super) fn host_panic(callback: Callback, payload: &(dyn std::any::Any + Send)) -> Error {
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "unknown panic".to_owned());
+    let reason = format!("the host panicked in a hostcall: {text}");
+    Error::Trap(Box::new(Trap { callback, kind: TrapKind::HostPanic, reason, backtrace: Vec::new() }))
+}
