@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::limits::EPOCH;
 use crate::module::{Digest, Linkers, Module};
 use crate::pool::Pool;
-use crate::shared::Shared;
+use crate::shared::{Published, Shared};
 use crate::spec::{VmKey, VmSpec};
 
 /// What a host decides when it makes a [`Runtime`].
@@ -25,13 +25,15 @@ pub struct Options {
     /// How many VMs the process holds at most. Each takes four mappings of those that the kernel permits a process
     /// (`vm.max_map_count`, 65,530 by default), and the server needs some, too.
     pub max_vms: usize,
+    /// The shared state that another copy of this library has published in this process, to be joined.
+    pub shared: Option<Published>,
 }
 
 impl Options {
-    /// So many slots, and room for 8,000 VMs.
+    /// So many slots, room for 8,000 VMs, and a shared state of its own.
     #[must_use]
     pub const fn with_slots(slots: usize) -> Self {
-        Options { slots, max_vms: 8_000 }
+        Options { slots, max_vms: 8_000, shared: None }
     }
 }
 
@@ -110,11 +112,15 @@ impl Runtime {
                 }
             }
         })?;
+        let shared = Arc::new(joined(options.shared));
+        if let Some(upkeep) = shared.upkeep() {
+            spawn("wasm-shared", upkeep)?;
+        }
         let slots = options.slots.max(1);
         Ok(Runtime(Arc::new(RuntimeInner {
             engine,
             linkers,
-            shared: Arc::new(Shared::default()),
+            shared,
             slots,
             max_vms: options.max_vms.max(1),
             slots_taken: AtomicUsize::new(0),
@@ -273,6 +279,19 @@ impl Drop for RuntimeInner {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
+}
+
+/// The shared state of the process, or one of this copy's own.
+fn joined(published: Option<Published>) -> Shared {
+    let Some(published) = published else { return Shared::default() };
+    Shared::join(published).unwrap_or_else(|error| {
+        log::warn!(
+            target: "wasm_remap",
+            "another build of this plugin owns shared data, queues and filters' metrics, and this one cannot join it: \
+             {error}. They start afresh for the rules of this build; a restart of the server joins all rules again"
+        );
+        Shared::default()
+    })
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {

@@ -100,7 +100,7 @@ pub(super) fn dequeue_shared_queue(guest: &mut Guest<'_>, id: i32, data: i32, si
     let result = memory::return_bytes(guest, &item, data, size);
     if result.is_err() {
         // The guest never had it (its allocator trapped, most likely): another consumer shall.
-        guest.data().shared.queues.give_back(id, item);
+        guest.data().shared.queues.give_back(id, &item);
     }
     result
 }

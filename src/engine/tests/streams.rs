@@ -304,7 +304,7 @@ fn equal_filters_share_a_plugin_context_and_other_configurations_do_not() {
 
 #[test]
 fn beyond_the_ceiling_on_vms_threads_share_them() {
-    let bench = Bench::with(engine::Options { slots: 4, max_vms: 6 });
+    let bench = Bench::with(engine::Options { max_vms: 6, ..engine::Options::with_slots(4) });
     marker(&bench, "a.wasm", "x-by", "a");
     let file = |vm_id: &str| format!("filters: [{{name: a, module: a.wasm, vm_id: {vm_id}}}]");
     let mut chains = vec![bench.chain(&file("one")).unwrap()];
