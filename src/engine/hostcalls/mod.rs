@@ -10,6 +10,7 @@
 mod buffers;
 mod context;
 mod foreign;
+mod foreign_data;
 mod headers;
 mod local_response;
 mod logging;

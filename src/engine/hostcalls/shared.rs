@@ -16,8 +16,11 @@
 //! be ready for anyway, and a full queue that refuses answers NotFound. Pointers outside the guest's memory
 //! answer BadArgument all the same: no SDK makes them.
 
+use std::time::Duration;
+
 use crate::error::Error;
 use crate::memory::{self, Guest};
+use crate::state::VmState;
 
 pub(super) fn set_shared_data(
     guest: &mut Guest<'_>,
@@ -30,9 +33,17 @@ pub(super) fn set_shared_data(
     let (memory, state) = memory::split(guest)?;
     let key = memory::bytes(memory, key, key_size)?;
     let value = memory::bytes(memory, value, value_size)?;
-    match state.shared.data.set(&state.settings.vm_id, key, value, cas.cast_unsigned()) {
+    store(state, key, value, cas.cast_unsigned(), None)
+}
+
+/// Sets a key of the namespace of this VM's vm_id.
+///
+/// # Errors
+/// [`Error::CasMismatch`] alone.
+pub(super) fn store(state: &VmState, key: &[u8], value: &[u8], cas: u32, ttl: Option<Duration>) -> Result<(), Error> {
+    let vm_id = &state.settings.vm_id;
+    match state.shared.data.set_with_ttl(vm_id, key, value, cas, ttl) {
         Err(Error::TooLarge(_)) => {
-            let vm_id = &state.settings.vm_id;
             log::warn!("shared data of vm_id {vm_id:?}: a value of {} bytes exceeds the whole namespace", value.len());
             Ok(())
         }

@@ -232,6 +232,10 @@ fn a_million_items_are_delivered_once_each() {
                     while shared.queues.enqueue(queue, &n.to_le_bytes()).is_err() {
                         std::thread::yield_now();
                     }
+                    // Every now and then the queue runs dry, so that consumers are idle when the next item comes.
+                    while n % 32 == 0 && shared.queues.stats(queue).unwrap().items > 0 && !late() {
+                        std::thread::yield_now();
+                    }
                 }
             });
         }
