@@ -18,6 +18,7 @@
 //! | [`routing`], [`record`] | where it goes, what the cache makes of it; records that it overrides |
 //! | [`cont`], [`schedule`], [`event`], [`thread`] | continuations, timers, event numbers, threads |
 //! | [`log`](mod@log), [`stats`], [`mgmt`], [`alloc`] | diagnostics, counters, records, memory that ATS will free |
+//! | [`global`] | pointers by which copies of the plugin find each other |
 //!
 //! **Threads.** ATS calls a plugin on its event threads, and a transaction keeps its thread. Everything here may be
 //! called on those threads alone, except what says otherwise; the transaction types are therefore not `Send`. The
@@ -34,6 +35,7 @@ pub mod chunked;
 pub mod cont;
 pub mod error;
 pub mod event;
+pub mod global;
 #[macro_use]
 pub mod guard;
 pub mod handle;

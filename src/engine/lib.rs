@@ -9,7 +9,7 @@
 //!    Chain ── Filter ── Plugin (a root context in every VM of its pool)
 //!       Stream (one transaction) ── StreamCell (host and effects, shared with the VMs)
 //! ```
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod abi;
 mod answer;

@@ -16,7 +16,7 @@ use crate::limits::EPOCH;
 use crate::module::{Digest, Linkers, Module};
 use crate::pool::Pool;
 use crate::service::Services;
-use crate::shared::Shared;
+use crate::shared::{Published, Shared};
 use crate::spec::{VmKey, VmSpec};
 use crate::station::{Errand, Station};
 
@@ -33,13 +33,15 @@ pub struct Options {
     pub on_callout_thread: Option<fn()>,
     /// Filters' calls are accepted and never sent, and services are tried out and not run: for a look at a configuration.
     pub offline: bool,
+    /// The shared state that another copy of this library has published in this process, to be joined.
+    pub shared: Option<Published>,
 }
 
 impl Options {
-    /// So many slots, and room for 8,000 VMs.
+    /// So many slots, room for 8,000 VMs, and a shared state of its own.
     #[must_use]
     pub const fn with_slots(slots: usize) -> Self {
-        Options { slots, max_vms: 8_000, on_callout_thread: None, offline: false }
+        Options { slots, max_vms: 8_000, on_callout_thread: None, offline: false, shared: None }
     }
 }
 
@@ -126,6 +128,10 @@ impl Runtime {
                 }
             }
         })?;
+        let shared = Arc::new(joined(options.shared));
+        if let Some(upkeep) = shared.upkeep() {
+            spawn("wasm-shared", upkeep)?;
+        }
         let slots = options.slots.max(1);
         let caller: Arc<RwLock<Option<Caller>>> = Arc::default();
         let station = |slot| {
@@ -145,7 +151,7 @@ impl Runtime {
         Ok(Runtime(Arc::new(RuntimeInner {
             engine,
             linkers,
-            shared: Arc::new(Shared::default()),
+            shared,
             slots,
             offline: options.offline,
             calls: Arc::default(),
@@ -319,6 +325,19 @@ impl Drop for RuntimeInner {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
+}
+
+/// The shared state of the process, or one of this copy's own.
+fn joined(published: Option<Published>) -> Shared {
+    let Some(published) = published else { return Shared::default() };
+    Shared::join(published).unwrap_or_else(|error| {
+        log::warn!(
+            target: "wasm_remap",
+            "another build of this plugin owns shared data, queues and filters' metrics, and this one cannot join it: \
+             {error}. They start afresh for the rules of this build; a restart of the server joins all rules again"
+        );
+        Shared::default()
+    })
 }
 
 pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {

@@ -25,6 +25,7 @@ mod transforms;
 mod wait;
 
 use std::ffi::{c_char, c_int, c_void};
+use std::ptr::NonNull;
 
 use ats::guard;
 use ats::handle::TxnHandle;
@@ -33,6 +34,7 @@ use ats::sys::{
     TS_ERROR, TS_SUCCESS, TSHttpTxn, TSREMAP_DID_REMAP, TSREMAP_DID_REMAP_STOP, TSREMAP_NO_REMAP,
     TSREMAP_NO_REMAP_STOP, TSRemapInterface, TSRemapReloadStatus, TSRemapRequestInfo, TSRemapStatus, TSReturnCode,
 };
+use engine::shared::Published;
 use rule::Rule;
 use transaction::Outcome;
 
@@ -50,7 +52,7 @@ pub unsafe extern "C" fn TSRemapInit(api: *mut TSRemapInterface, errbuf: *mut c_
     guard!("TSRemapInit", on_panic = TS_ERROR, {
         // SAFETY: ATS passes its interface structure, whose first field is its size.
         let checked = unsafe { check_interface(api) };
-        match checked.map_err(|error| error.to_string()).and_then(|()| process::start()) {
+        match checked.map_err(|error| error.to_string()).and_then(|()| process::start(published)) {
             Ok(()) => TS_SUCCESS,
             Err(message) => {
                 errbuf.set(format_args!("wasm_remap: {message}"));
@@ -58,6 +60,13 @@ pub unsafe extern "C" fn TSRemapInit(api: *mut TSRemapInterface, errbuf: *mut c_
             }
         }
     })
+}
+
+/// The shared state that another copy of this plugin published at an address.
+fn published(address: NonNull<c_void>) -> Published {
+    // SAFETY: the address comes from the slot of the process where copies of this plugin, and nobody else, put what
+    // `Published::as_raw` tells them. No copy is ever unloaded, see docs/architecture.md.
+    unsafe { Published::from_raw(address) }
 }
 
 /// Once a rule: loads its chain. On the main thread at startup, on an ET_TASK thread at a reload.

@@ -1,11 +1,15 @@
 //! What there is one of in the process: the engine, and what was decided at its start.
 
+use std::ffi::c_void;
+use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use ats::global::GlobalArg;
 use ats::log::{DebugTag, Logger};
 use ats::txn_hooks::TxnHooks;
 use crossbeam::utils::CachePadded;
+use engine::shared::Published;
 use engine::{Options, Runtime};
 
 use crate::state::Transaction;
@@ -69,15 +73,28 @@ impl Process {
     }
 }
 
-/// `TSRemapInit`: starts the engine. A second call in the same copy changes nothing.
-pub(crate) fn start() -> Result<(), String> {
+/// `TSRemapInit`: starts the engine. A second call in the same copy changes nothing. `published` makes a shared state
+/// of the address at which another copy published it.
+pub(crate) fn start(published: impl Fn(NonNull<c_void>) -> Published) -> Result<(), String> {
     Logger::install(TAG);
     crate::fault::inject("TSRemapInit");
     if PROCESS.get().is_some() {
         return Ok(());
     }
     let slots = event_threads().clamp(1, MAX_SLOTS);
-    let options = Options { on_callout_thread: Some(threads::attach), ..Options::with_slots(slots) };
+    let meeting = GlobalArg::reserve(
+        c"wasm_remap.shared",
+        c"shared data, queues and metrics of all copies of wasm_remap",
+    )
+    .inspect_err(|error| {
+        log::warn!(
+            "a copy of this plugin that replaces this one will not find its shared data, queues and metrics, which \
+                 then start afresh: {error}"
+        );
+    })
+    .ok();
+    let shared = meeting.and_then(GlobalArg::get).map(published);
+    let options = Options { on_callout_thread: Some(threads::attach), shared, ..Options::with_slots(slots) };
     let runtime = Runtime::new(options).map_err(|error| error.to_string())?;
     runtime.on_errand(threads::call);
     let place = || TxnHooks::new().map_err(|error| error.to_string());
@@ -97,6 +114,7 @@ pub(crate) fn start() -> Result<(), String> {
     };
     if PROCESS.set(process).is_ok() {
         log::info!("{} {}: {slots} slots, one an event thread", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+        share(meeting);
         if !ats::transform_guard::can_stream_requests() {
             log::warn!(
                 "this build of ATS is not the one that is known here: request bodies are shown to filters as they come, \
@@ -107,6 +125,16 @@ pub(crate) fn start() -> Result<(), String> {
         stats::start();
     }
     Ok(())
+}
+
+/// Lets copies that come later find what this one owns. One that could not join the owner takes its place: later
+/// copies more likely resemble the latest.
+fn share(meeting: Option<GlobalArg>) {
+    match (meeting, get().runtime.shared().publish()) {
+        (Some(meeting), Some(published)) => meeting.set(published.as_raw()),
+        (_, None) => log::info!("shared data, queues and metrics are those of the copy that was there before"),
+        (None, Some(_)) => {}
+    }
 }
 
 /// How many ET_NET threads ATS makes, by its own rule: a fixed number, or the cores times a factor.

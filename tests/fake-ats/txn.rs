@@ -1,5 +1,6 @@
 //! Transactions: messages, hooks, re-enabling, and the small things that wrappers ask for.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{c_char, c_int, c_void};
 use std::net::SocketAddr;
@@ -438,6 +439,11 @@ extern "C" fn TSHttpTxnConfigIntGet(
     TS_SUCCESS
 }
 
+thread_local! {
+    /// Those of the process; here, of the test's thread.
+    static GLOBAL_ARGS: RefCell<HashMap<c_int, usize>> = RefCell::default();
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn TSUserArgIndexReserve(
     _kind: TSUserArgType,
@@ -452,12 +458,22 @@ extern "C" fn TSUserArgIndexReserve(
 
 #[unsafe(no_mangle)]
 extern "C" fn TSUserArgSet(data: *mut c_void, index: c_int, value: *mut c_void) {
-    state(data.cast()).args.insert(index, value.expose_provenance());
+    let address = value.expose_provenance();
+    if data.is_null() {
+        GLOBAL_ARGS.with_borrow_mut(|args| args.insert(index, address));
+    } else {
+        state(data.cast()).args.insert(index, address);
+    }
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn TSUserArgGet(data: *mut c_void, index: c_int) -> *mut c_void {
-    state(data.cast()).args.get(&index).map_or(ptr::null_mut(), |address| ptr::with_exposed_provenance_mut(*address))
+    let address = if data.is_null() {
+        GLOBAL_ARGS.with_borrow(|args| args.get(&index).copied())
+    } else {
+        state(data.cast()).args.get(&index).copied()
+    };
+    address.map_or(ptr::null_mut(), ptr::with_exposed_provenance_mut)
 }
 
 #[unsafe(no_mangle)]

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::shared::{DataLimits, Overflow, QueueLimits};
+use crate::shared::{NamespaceLimits, Overflow, QueueLimits};
 
 /// One entry of `namespaces`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub struct Namespace {
     /// The `vm_id` of the filters that share it.
     pub vm_id: String,
     /// Ceilings of its shared data.
-    pub data: DataLimits,
+    pub data: NamespaceLimits,
     /// Ceilings of each of its queues.
     pub queues: QueueLimits,
 }
@@ -38,7 +38,7 @@ impl RawNamespace {
     /// # Errors
     /// The key that is wrong.
     pub(super) fn resolve(self) -> Result<Namespace, String> {
-        let (mut data, mut queues) = (DataLimits::default(), QueueLimits::default());
+        let (mut data, mut queues) = (NamespaceLimits::default(), QueueLimits::default());
         for (key, value, limit, unit) in [
             ("memory_mib", self.memory_mib, &mut data.bytes, 1 << 20),
             ("entries", self.entries, &mut data.entries, 1),

@@ -16,7 +16,7 @@ use crate::limits::EPOCH;
 use crate::memory::{self, Guest};
 use crate::state::VmState;
 
-use super::signatures;
+use super::{foreign_data, signatures};
 
 type Handler = fn(&mut VmState, &[u8], &mut Vec<u8>) -> Result<(), Error>;
 
@@ -111,6 +111,47 @@ pub const FOREIGN_FUNCTIONS: &[ForeignFunction] = &[
         answers: &[Status::BadArgument],
         handler: header_values,
     },
+    ForeignFunction {
+        name: "shared_data_delete",
+        envoy: false,
+        doc: "Removes a key from the shared data of this VM id, whatever its version.",
+        arguments: "the key",
+        result: "nothing",
+        answers: &[Status::NotFound],
+        handler: foreign_data::delete,
+    },
+    ForeignFunction {
+        name: "shared_data_keys",
+        envoy: false,
+        doc: "The keys of the shared data of this VM id that begin with a prefix: the first 10,000, sorted by their \
+              bytes. Looks at every key there is: for ticks, not for every request.",
+        arguments: "the prefix",
+        result: "for each key its length, `u32` little endian, and its bytes",
+        answers: &[Status::BadArgument],
+        handler: foreign_data::keys,
+    },
+    ForeignFunction {
+        name: "shared_data_set_with_ttl",
+        envoy: false,
+        doc: "Writes a key of the shared data of this VM id, as `proxy_set_shared_data` does, for a time. A write \
+              without a time makes it stay.",
+        arguments: "the time in milliseconds, `u64`, 0 for good; the version, `u32`, 0 for any; the key's length, \
+                    `u32`; all little endian; the key; the value",
+        result: "one byte: 1, it is stored; 0, the version is another one",
+        answers: &[Status::BadArgument],
+        handler: foreign_data::set_with_ttl,
+    },
+    ForeignFunction {
+        name: "shared_data_increment",
+        envoy: false,
+        doc: "Adds to a number in the shared data of this VM id, in one step. A key that is not there counts as 0, and \
+              sums wrap around. The value is 8 bytes, little endian; one of another length is a bad argument.",
+        arguments: "what to add, `i64`; the time in milliseconds that a key which is new lives, `u64`, 0 for good; both \
+                    little endian; the key",
+        result: "the sum, `i64` little endian",
+        answers: &[Status::BadArgument],
+        handler: foreign_data::increment,
+    },
 ];
 
 pub(super) fn call_foreign_function(
@@ -145,7 +186,7 @@ pub(super) fn call_foreign_function(
 const PIECE: usize = 64 << 10;
 
 /// Work of ours on behalf of a callback is held to its time as its own work is.
-fn check_time(state: &mut VmState, begun: Instant) -> Result<(), Error> {
+pub(super) fn check_time(state: &mut VmState, begun: Instant) -> Result<(), Error> {
     if begun.elapsed() < EPOCH || state.stopwatch.look().is_some() {
         return Ok(());
     }

@@ -259,6 +259,112 @@ fn all_values_of_a_field() {
     assert_eq!(Scene::in_root().foreign("header_values", b"\0\0\0\0x-in").unwrap(), [0; 4]);
 }
 
+/// The arguments of `shared_data_set_with_ttl`.
+fn to_set(ttl: u64, cas: u32, key: &[u8], value: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(key.len()).unwrap().to_le_bytes();
+    [&ttl.to_le_bytes()[..], &cas.to_le_bytes(), &len, key, value].concat()
+}
+
+/// Those of `shared_data_increment`.
+fn to_add(delta: i64, ttl: u64, key: &[u8]) -> Vec<u8> {
+    [&delta.to_le_bytes()[..], &ttl.to_le_bytes(), key].concat()
+}
+
+impl Scene {
+    fn sum(&mut self, delta: i64, ttl: u64, key: &[u8]) -> i64 {
+        let sum = self.foreign("shared_data_increment", &to_add(delta, ttl, key)).unwrap();
+        i64::from_le_bytes(sum.try_into().unwrap())
+    }
+
+    /// A key of shared data with its version, as `proxy_get_shared_data` gives it.
+    fn shared(&mut self, key: &[u8]) -> Option<(Vec<u8>, u32)> {
+        let [at, size] = self.put(key);
+        if self.guest.call("proxy_get_shared_data", &[at, size, 8, 12, 16]) != OK {
+            return None;
+        }
+        let (at, len, version) = (self.guest.u32_at(8), self.guest.u32_at(12), self.guest.u32_at(16));
+        Some((self.guest.read(at, len), version))
+    }
+
+    fn keys(&mut self, prefix: &[u8]) -> Vec<Vec<u8>> {
+        let list = self.foreign("shared_data_keys", prefix).unwrap();
+        let (mut rest, mut keys) = (&list[..], Vec::new());
+        while let Some((len, behind)) = rest.split_first_chunk() {
+            let (key, behind) = behind.split_at(u32::from_le_bytes(*len) as usize);
+            keys.push(key.to_vec());
+            rest = behind;
+        }
+        assert!(rest.is_empty());
+        keys
+    }
+}
+
+#[test]
+fn shared_data_is_set_for_a_time() {
+    let mut scene = Scene::usual();
+    let set = |scene: &mut Scene, ttl, cas, value: &[u8]| {
+        scene.foreign("shared_data_set_with_ttl", &to_set(ttl, cas, b"key", value)).unwrap()
+    };
+    assert_eq!(set(&mut scene, 1, 0, b"short"), [1]);
+    std::thread::sleep(std::time::Duration::from_millis(5));
+    assert_eq!(scene.shared(b"key"), None);
+    assert_eq!(set(&mut scene, 3_600_000, 7, b"long"), [1], "what is not there has any version");
+    let (value, version) = scene.shared(b"key").unwrap();
+    assert_eq!(value, b"long");
+    assert_eq!(set(&mut scene, 1, version + 1, b"late"), [0]);
+    assert_eq!(set(&mut scene, 1, version, b"short"), [1]);
+    assert_eq!(set(&mut scene, 0, 0, b""), [1]);
+    std::thread::sleep(std::time::Duration::from_millis(5));
+    assert_eq!(scene.shared(b"key").unwrap().0, b"", "for good, and empty is a value");
+    let whole = to_set(0, 0, b"key", b"");
+    for cut in 0..whole.len() {
+        assert_eq!(scene.foreign("shared_data_set_with_ttl", &whole[..cut]).unwrap_err(), BAD_ARGUMENT, "{cut}");
+    }
+}
+
+#[test]
+fn shared_data_is_incremented_in_one_step() {
+    let mut scene = Scene::usual();
+    assert_eq!(scene.sum(-5, 0, b"n"), -5);
+    assert_eq!(scene.sum(7, 1, b"n"), 2, "the time is for keys that are new");
+    assert_eq!(scene.sum(1, 1, b"window"), 1);
+    std::thread::sleep(std::time::Duration::from_millis(5));
+    assert_eq!(scene.sum(1, 0, b"window"), 1, "the window is over");
+    assert_eq!(scene.shared(b"n").unwrap().0, 2i64.to_le_bytes());
+    assert_eq!(scene.sum(i64::MAX, 0, b"n"), i64::MIN + 1);
+    assert_eq!(scene.sum(0, 0, b""), 0, "an empty key is a key");
+    scene.foreign("shared_data_set_with_ttl", &to_set(0, 0, b"text", b"1234567")).unwrap();
+    assert_eq!(scene.foreign("shared_data_increment", &to_add(1, 0, b"text")).unwrap_err(), BAD_ARGUMENT);
+    for cut in 0..16 {
+        assert_eq!(scene.foreign("shared_data_increment", &to_add(1, 0, b"")[..cut]).unwrap_err(), BAD_ARGUMENT);
+    }
+}
+
+#[test]
+fn keys_of_shared_data_are_listed_and_deleted() {
+    let mut scene = Scene::usual();
+    for key in [&b"a/2"[..], b"b", b"a/1", b"a/\xFF", b"a/"] {
+        scene.sum(1, 0, key);
+    }
+    assert_eq!(scene.keys(b"a/"), [&b"a/"[..], b"a/1", b"a/2", b"a/\xFF"]);
+    assert_eq!(scene.keys(b"").len(), 5);
+    assert!(scene.keys(b"c").is_empty());
+    assert_eq!(scene.foreign("shared_data_delete", b"a/1").unwrap(), b"");
+    assert_eq!(scene.foreign("shared_data_delete", b"a/1").unwrap_err(), Status::NotFound as i32);
+    assert_eq!(scene.shared(b"a/1"), None);
+    for n in 0..10_100u32 {
+        let state = scene.guest.store.data();
+        state.shared.data.set(&state.settings.vm_id, format!("many/{n:05}").as_bytes(), b"", 0).unwrap();
+    }
+    // Past the guest of this test, whose memory is too small for it.
+    let mut list = Vec::new();
+    let state = scene.guest.store.data_mut();
+    foreign_data::keys(state, b"many/", &mut list).unwrap();
+    assert_eq!(list.len(), 10_000 * (4 + 10));
+    assert!(list.starts_with(b"\x0a\0\0\0many/00000\x0a\0\0\0many/00001") && list.ends_with(b"many/09999"));
+    assert!(state.shared.data.keys_with_prefix("another", b"", 1).is_empty());
+}
+
 #[test]
 fn who_wants_no_result_gets_none() {
     let mut scene = Scene::usual();

@@ -11,6 +11,7 @@ mod buffers;
 mod callouts;
 mod context;
 mod foreign;
+mod foreign_data;
 mod headers;
 mod local_response;
 mod logging;

@@ -17,6 +17,7 @@
 //! answer BadArgument all the same: no SDK makes them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::answer::News;
 use crate::error::Error;
@@ -36,9 +37,17 @@ pub(super) fn set_shared_data(
     let (memory, state) = memory::split(guest)?;
     let key = memory::bytes(memory, key, key_size)?;
     let value = memory::bytes(memory, value, value_size)?;
-    match state.shared.data.set(&state.settings.vm_id, key, value, cas.cast_unsigned()) {
+    store(state, key, value, cas.cast_unsigned(), None)
+}
+
+/// Sets a key of the namespace of this VM's vm_id.
+///
+/// # Errors
+/// [`Error::CasMismatch`] alone.
+pub(super) fn store(state: &VmState, key: &[u8], value: &[u8], cas: u32, ttl: Option<Duration>) -> Result<(), Error> {
+    let vm_id = &state.settings.vm_id;
+    match state.shared.data.set_with_ttl(vm_id, key, value, cas, ttl) {
         Err(Error::TooLarge(_)) => {
-            let vm_id = &state.settings.vm_id;
             log::warn!("shared data of vm_id {vm_id:?}: a value of {} bytes exceeds the whole namespace", value.len());
             Ok(())
         }
@@ -69,22 +78,22 @@ pub(super) fn register_shared_queue(guest: &mut Guest<'_>, name: i32, name_size:
     let name = memory::bytes(memory, name, name_size)?;
     let queue = state.shared.queues.register(&state.settings.vm_id, name)?;
     memory::write_u32(memory, id, queue)?;
-    consume(state, queue);
-    Ok(())
+    consume(state, queue)
 }
 
 /// Makes the plugin context one of those that are told of the queue's items.
-fn consume(state: &mut VmState, queue: u32) {
-    let Some(home) = state.home.as_ref().filter(|_| state.takes_queues) else { return };
-    let Some(root) = state.root_id() else { return };
+fn consume(state: &mut VmState, queue: u32) -> Result<(), Error> {
+    let Some(home) = state.home.as_ref().filter(|_| state.takes_queues) else { return Ok(()) };
+    let Some(root) = state.root_id() else { return Ok(()) };
     let consumer = Consumer { station: Arc::clone(&home.station), address: home.address.clone(), root };
     let shared = Arc::clone(&state.shared);
     if let Some(context) = state.root_mut()
         && let std::collections::btree_map::Entry::Vacant(place) = context.queues.entry(queue)
     {
-        place.insert(shared.queues.subscribe(queue, Arc::new(consumer)));
+        place.insert(shared.queues.subscribe(queue, Arc::new(consumer))?);
         state.reached_out = true;
     }
+    Ok(())
 }
 
 /// A plugin context that takes items of a queue.
@@ -137,7 +146,7 @@ pub(super) fn dequeue_shared_queue(guest: &mut Guest<'_>, id: i32, data: i32, si
     guest.data_mut().taken += 1;
     if result.is_err() {
         // The guest never had it (its allocator trapped, most likely): another consumer shall.
-        guest.data().shared.queues.give_back(id, item);
+        guest.data().shared.queues.give_back(id, &item);
     }
     result
 }

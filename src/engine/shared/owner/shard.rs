@@ -52,6 +52,8 @@ pub(super) struct Shard {
     index: HashTable<u32>,
     oldest: u32,
     newest: u32,
+    /// Nothing here expires before.
+    soonest: u64,
     /// The version given last. One sequence a shard, not a key: a key that was evicted and came back must not
     /// meet a version that somebody still holds.
     version: u32,
@@ -61,7 +63,15 @@ pub(super) struct Shard {
 
 impl Default for Shard {
     fn default() -> Self {
-        Shard { entries: Vec::new(), index: HashTable::new(), oldest: NONE, newest: NONE, version: 0, writes: 0 }
+        Shard {
+            entries: Vec::new(),
+            index: HashTable::new(),
+            oldest: NONE,
+            newest: NONE,
+            soonest: u64::MAX,
+            version: 0,
+            writes: 0,
+        }
     }
 }
 
@@ -88,6 +98,11 @@ impl Shard {
         self.oldest().map_or(u64::MAX, |index| self.entry(index).stamp)
     }
 
+    /// Nothing expires before this; the greatest number if nothing expires at all.
+    pub(super) fn soonest(&self) -> u64 {
+        self.soonest
+    }
+
     /// Adds a key that is not there. `key` must be shorter than 4 GiB.
     pub(super) fn insert(&mut self, hash: u64, key: &[u8], value: &[u8], expires: u64, stamp: u64) {
         if self.entries.len() == self.entries.capacity() {
@@ -98,6 +113,7 @@ impl Shard {
         let version = self.next_version();
         let key_len = to_u32(key.len());
         let data = join(key, value);
+        self.expires_at(expires);
         self.entries.push(Entry { data, hash, stamp, expires, key_len, version, older: NONE, newer: NONE });
         let entries = &self.entries;
         self.index.insert_unique(hash, index, |&index| entries[index as usize].hash);
@@ -107,6 +123,7 @@ impl Shard {
     /// Gives a key another value; it is the newest now.
     pub(super) fn overwrite(&mut self, index: u32, value: &[u8], expires: u64, stamp: u64) {
         self.unchain(index);
+        self.expires_at(expires);
         let version = self.next_version();
         let entry = &mut self.entries[index as usize];
         let key_len = entry.key_len as usize;
@@ -136,6 +153,24 @@ impl Shard {
         }
         self.shrink();
         removed.cost()
+    }
+
+    /// Removes all that expire at `now` or earlier, and tells what they were charged with and how many they were.
+    /// Indices are void afterwards.
+    pub(super) fn remove_expired(&mut self, now: u64) -> (usize, usize) {
+        let (mut bytes, mut entries) = (0, 0);
+        self.soonest = u64::MAX;
+        // From the end: what fills a gap has been looked at.
+        for index in (0..self.entries.len()).rev() {
+            let expires = self.entries[index].expires;
+            if expires != 0 && expires <= now {
+                bytes += self.remove(to_u32(index));
+                entries += 1;
+            } else {
+                self.expires_at(expires);
+            }
+        }
+        (bytes, entries)
     }
 
     /// The entry at `from` is at `to` now: whoever names it must learn of it.
@@ -172,6 +207,13 @@ impl Shard {
     /// Where the chain names what precedes `index`; behind the last entry that is the chain's own end.
     fn older_of(&mut self, index: u32) -> &mut u32 {
         if index == NONE { &mut self.newest } else { &mut self.entries[index as usize].older }
+    }
+
+    /// Takes an expiry into account; zero is none.
+    fn expires_at(&mut self, expires: u64) {
+        if expires != 0 {
+            self.soonest = self.soonest.min(expires);
+        }
     }
 
     fn next_version(&mut self) -> u32 {

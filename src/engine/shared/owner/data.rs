@@ -6,31 +6,28 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::namespace::{DataLimits, DataStats, Namespace};
+use super::namespace::{DataStats, Namespace, NamespaceLimits};
 use crate::error::Error;
 
 /// The shared data of the process, by vm_id.
 #[derive(Debug, Default)]
-pub struct SharedData {
-    limits: DataLimits,
+pub(in crate::shared) struct Data {
     /// Replaced whole when a namespace is added, which configurations do and guests cannot.
     namespaces: ArcSwap<HashMap<Box<str>, Arc<Namespace>>>,
 }
 
-impl SharedData {
-    /// No data yet; `limits` hold for each namespace.
-    #[must_use]
-    pub fn new(limits: DataLimits) -> Self {
-        SharedData { limits, namespaces: ArcSwap::default() }
+impl Data {
+    /// Gives a namespace other ceilings than [`NamespaceLimits::default`], from now on.
+    pub(in crate::shared) fn configure(&self, vm_id: &str, limits: NamespaceLimits) {
+        self.namespace(vm_id).configure(limits);
     }
 
-    /// The namespace of a vm_id, made if nobody has used it yet. Whoever calls often keeps the handle.
-    #[must_use]
-    pub fn namespace(&self, vm_id: &str) -> Arc<Namespace> {
+    /// The namespace of a vm_id, made if nobody has used it yet.
+    fn namespace(&self, vm_id: &str) -> Arc<Namespace> {
         if let Some(namespace) = self.namespaces.load().get(vm_id) {
             return Arc::clone(namespace);
         }
-        let new = Arc::new(Namespace::new(self.limits));
+        let new = Arc::new(Namespace::new(NamespaceLimits::default()));
         self.namespaces.rcu(|current| {
             let mut namespaces = HashMap::clone(current);
             namespaces.entry(vm_id.into()).or_insert_with(|| Arc::clone(&new));
@@ -41,23 +38,15 @@ impl SharedData {
     }
 
     /// [`Namespace::get`].
-    pub fn get(&self, vm_id: &str, key: &[u8], out: &mut Vec<u8>) -> Option<u32> {
-        self.namespaces.load().get(vm_id)?.get(key, out)
-    }
-
-    /// [`Namespace::set`], for good.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn set(&self, vm_id: &str, key: &[u8], value: &[u8], cas: u32) -> Result<(), Error> {
-        self.set_with_ttl(vm_id, key, value, cas, None)
+    pub(in crate::shared) fn get(&self, vm_id: &str, key: &[u8], show: impl FnOnce(&[u8])) -> Option<u32> {
+        self.namespaces.load().get(vm_id)?.get(key, show)
     }
 
     /// [`Namespace::set`].
     ///
     /// # Errors
     /// As there.
-    pub fn set_with_ttl(
+    pub(in crate::shared) fn set(
         &self,
         vm_id: &str,
         key: &[u8],
@@ -75,7 +64,7 @@ impl SharedData {
     ///
     /// # Errors
     /// As there.
-    pub fn delete(&self, vm_id: &str, key: &[u8], cas: u32) -> Result<(), Error> {
+    pub(in crate::shared) fn delete(&self, vm_id: &str, key: &[u8], cas: u32) -> Result<(), Error> {
         self.namespaces.load().get(vm_id).ok_or(Error::NotFound)?.delete(key, cas)
     }
 
@@ -83,7 +72,13 @@ impl SharedData {
     ///
     /// # Errors
     /// As there.
-    pub fn increment(&self, vm_id: &str, key: &[u8], delta: i64, ttl: Option<Duration>) -> Result<i64, Error> {
+    pub(in crate::shared) fn increment(
+        &self,
+        vm_id: &str,
+        key: &[u8],
+        delta: i64,
+        ttl: Option<Duration>,
+    ) -> Result<i64, Error> {
         match self.namespaces.load().get(vm_id) {
             Some(namespace) => namespace.increment(key, delta, ttl),
             None => self.namespace(vm_id).increment(key, delta, ttl),
@@ -91,13 +86,19 @@ impl SharedData {
     }
 
     /// [`Namespace::keys_with_prefix`].
-    #[must_use]
-    pub fn keys_with_prefix(&self, vm_id: &str, prefix: &[u8], max: usize) -> Vec<Box<[u8]>> {
+    pub(in crate::shared) fn keys_with_prefix(&self, vm_id: &str, prefix: &[u8], max: usize) -> Vec<Box<[u8]>> {
         self.namespaces.load().get(vm_id).map_or_else(Vec::new, |namespace| namespace.keys_with_prefix(prefix, max))
     }
 
+    /// [`Namespace::sweep`], of all.
+    pub(in crate::shared) fn sweep(&self) {
+        for namespace in self.namespaces.load().values() {
+            namespace.sweep();
+        }
+    }
+
     /// Shows the size and losses of every namespace.
-    pub fn for_each(&self, mut visit: impl FnMut(&str, DataStats)) {
+    pub(in crate::shared) fn for_each(&self, mut visit: impl FnMut(&str, DataStats)) {
         for (vm_id, namespace) in self.namespaces.load().iter() {
             visit(vm_id, namespace.stats());
         }
@@ -110,9 +111,9 @@ mod tests {
 
     #[test]
     fn namespaces_are_apart() {
-        let data = SharedData::default();
-        data.set("a", b"k", b"1", 0).unwrap();
-        assert_eq!(data.get("b", b"k", &mut Vec::new()), None);
+        let data = Data::default();
+        data.set("a", b"k", b"1", 0, None).unwrap();
+        assert_eq!(data.get("b", b"k", |_| ()), None);
         assert!(matches!(data.delete("b", b"k", 0), Err(Error::NotFound)));
         assert_eq!(data.keys_with_prefix("b", b"", 10).len(), 0);
         assert_eq!(data.increment("b", b"k", 2, None).unwrap(), 2);
@@ -126,7 +127,7 @@ mod tests {
     #[test]
     fn threads_that_begin_together_share_one_namespace() {
         for _ in 0..100 {
-            let data = SharedData::default();
+            let data = Data::default();
             std::thread::scope(|scope| {
                 for thread in 0..4u8 {
                     let data = &data;

@@ -13,7 +13,7 @@ use crate::abi::MetricType;
 use crate::error::Error;
 
 /// Bytes of a name.
-const MAX_NAME: usize = 1024;
+pub(in crate::shared) const MAX_NAME: usize = 1024;
 
 /// The bits of a number that hold the type.
 const TYPE_BITS: u32 = 2;
@@ -21,27 +21,15 @@ const TYPE_BITS: u32 = 2;
 /// Stands where a number's index stands, for the metrics that swallow what there is no room for.
 const SINK: u32 = u32::MAX >> TYPE_BITS;
 
-/// A value, as [`MetricRegistry::for_each`] shows it.
+/// A value, as [`Metrics::for_each`] shows it.
 #[derive(Debug, Clone, Copy)]
-pub enum MetricValue<'a> {
+pub(in crate::shared) enum Reading<'a> {
     /// Grows, and wraps around.
     Counter(u64),
     /// Goes up and down.
     Gauge(i64),
     /// A distribution, still counting.
     Histogram(&'a Histogram),
-}
-
-impl MetricValue<'_> {
-    /// The type that this is a value of.
-    #[must_use]
-    pub fn metric_type(&self) -> MetricType {
-        match self {
-            MetricValue::Counter(_) => MetricType::Counter,
-            MetricValue::Gauge(_) => MetricType::Gauge,
-            MetricValue::Histogram(_) => MetricType::Histogram,
-        }
-    }
 }
 
 enum Value {
@@ -66,32 +54,25 @@ struct Metric {
 }
 
 /// The metrics of the process, by name and by number.
-pub struct MetricRegistry {
+pub(in crate::shared) struct Metrics {
     ids: Mutex<HashMap<Box<str>, u32>>,
     metrics: Slots<Metric>,
     sinks: [Value; 3],
     refused: AtomicU64,
 }
 
-impl std::fmt::Debug for MetricRegistry {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MetricRegistry").finish_non_exhaustive()
-    }
-}
-
-impl Default for MetricRegistry {
+impl Default for Metrics {
     /// 10,000 metrics at most.
     fn default() -> Self {
-        MetricRegistry::new(10_000)
+        Metrics::new(10_000)
     }
 }
 
-impl MetricRegistry {
+impl Metrics {
     /// No metrics yet, and never more than `max`.
-    #[must_use]
-    pub fn new(max: usize) -> Self {
+    pub(in crate::shared) fn new(max: usize) -> Self {
         let [counter, gauge, histogram] = [MetricType::Counter, MetricType::Gauge, MetricType::Histogram];
-        MetricRegistry {
+        Metrics {
             ids: Mutex::default(),
             metrics: Slots::new(max.min(SINK as usize)),
             sinks: [Value::new(counter), Value::new(gauge), Value::new(histogram)],
@@ -103,8 +84,8 @@ impl MetricRegistry {
     ///
     /// # Errors
     /// [`Error::BadArgument`] if it has another type; [`Error::TooLarge`] if there is no room for another metric
-    /// or the name is longer than 1,024 bytes, and then [`MetricRegistry::sink`] serves in its stead.
-    pub fn define(&self, metric_type: MetricType, name: &str) -> Result<u32, Error> {
+    /// or the name is longer than 1,024 bytes, and then [`Metrics::sink`] serves in its stead.
+    pub(in crate::shared) fn define(&self, metric_type: MetricType, name: &str) -> Result<u32, Error> {
         let mut ids = self.ids.lock();
         if let Some(&id) = ids.get(name) {
             return if type_bits(id) == metric_type as u32 {
@@ -129,14 +110,12 @@ impl MetricRegistry {
     }
 
     /// A metric that may be recorded to and is never shown.
-    #[must_use]
-    pub fn sink(&self, metric_type: MetricType) -> u32 {
+    pub(in crate::shared) fn sink(metric_type: MetricType) -> u32 {
         (SINK << TYPE_BITS) | metric_type as u32
     }
 
     /// How many definitions there was no room for.
-    #[must_use]
-    pub fn refused(&self) -> u64 {
+    pub(in crate::shared) fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
@@ -146,7 +125,7 @@ impl MetricRegistry {
     /// # Errors
     /// [`Error::NotFound`] if there is no such metric.
     #[inline]
-    pub fn record(&self, id: u32, value: i64) -> Result<(), Error> {
+    pub(in crate::shared) fn record(&self, id: u32, value: i64) -> Result<(), Error> {
         match self.value(id)? {
             Value::Counter(counter) => _ = counter.fetch_add(value.cast_unsigned(), Ordering::Relaxed),
             Value::Gauge(gauge) => gauge.store(value, Ordering::Relaxed),
@@ -161,7 +140,7 @@ impl MetricRegistry {
     /// [`Error::NotFound`] if there is no such metric; [`Error::BadArgument`] if it is a histogram, or a counter
     /// and `offset` is not positive.
     #[inline]
-    pub fn increment(&self, id: u32, offset: i64) -> Result<(), Error> {
+    pub(in crate::shared) fn increment(&self, id: u32, offset: i64) -> Result<(), Error> {
         match self.value(id)? {
             Value::Counter(_) if offset <= 0 => return Err(Error::BadArgument("counters only grow")),
             Value::Counter(counter) => _ = counter.fetch_add(offset.cast_unsigned(), Ordering::Relaxed),
@@ -176,7 +155,7 @@ impl MetricRegistry {
     /// # Errors
     /// [`Error::NotFound`] if there is no such metric; [`Error::BadArgument`] if it is a histogram.
     #[inline]
-    pub fn get(&self, id: u32) -> Result<u64, Error> {
+    pub(in crate::shared) fn get(&self, id: u32) -> Result<u64, Error> {
         match self.value(id)? {
             Value::Counter(counter) => Ok(counter.load(Ordering::Relaxed)),
             Value::Gauge(gauge) => Ok(gauge.load(Ordering::Relaxed).cast_unsigned()),
@@ -185,12 +164,12 @@ impl MetricRegistry {
     }
 
     /// Shows every metric, in the order in which they were defined.
-    pub fn for_each(&self, mut visit: impl FnMut(&str, MetricValue<'_>)) {
+    pub(in crate::shared) fn for_each(&self, mut visit: impl FnMut(&str, Reading<'_>)) {
         for metric in self.metrics.iter() {
             let value = match &metric.value {
-                Value::Counter(counter) => MetricValue::Counter(counter.load(Ordering::Relaxed)),
-                Value::Gauge(gauge) => MetricValue::Gauge(gauge.load(Ordering::Relaxed)),
-                Value::Histogram(histogram) => MetricValue::Histogram(histogram),
+                Value::Counter(counter) => Reading::Counter(counter.load(Ordering::Relaxed)),
+                Value::Gauge(gauge) => Reading::Gauge(gauge.load(Ordering::Relaxed)),
+                Value::Histogram(histogram) => Reading::Histogram(histogram),
             };
             visit(&metric.name, value);
         }
@@ -221,7 +200,7 @@ fn type_bits(id: u32) -> u32 {
 const BUCKETS: usize = 252;
 
 /// A distribution of unsigned values, in buckets no wider than a quarter of the values in them.
-pub struct Histogram {
+pub(in crate::shared) struct Histogram {
     buckets: [AtomicU64; BUCKETS],
     sum: AtomicU64,
 }
@@ -240,20 +219,19 @@ impl std::fmt::Debug for Histogram {
 
 impl Histogram {
     /// Counts a value.
-    pub fn record(&self, value: u64) {
+    pub(in crate::shared) fn record(&self, value: u64) {
         self.buckets[bucket_of(value)].fetch_add(1, Ordering::Relaxed);
         self.sum.fetch_add(value, Ordering::Relaxed);
     }
 
     /// The sum of the values, wrapping around.
-    #[must_use]
-    pub fn sum(&self) -> u64 {
+    pub(in crate::shared) fn sum(&self) -> u64 {
         self.sum.load(Ordering::Relaxed)
     }
 
     /// The buckets that are not empty: the greatest value that belongs there, and how many did. Whoever needs
     /// the number of all values adds these up, so that both agree.
-    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
+    pub(in crate::shared) fn buckets(&self) -> impl Iterator<Item = (u64, u64)> {
         let counts = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed));
         counts.enumerate().filter(|&(_, count)| count > 0).map(|(bucket, count)| (greatest_of(bucket), count))
     }

@@ -6,7 +6,7 @@ use MetricType::{Counter, Gauge, Histogram as Distribution};
 
 #[test]
 fn a_name_is_one_metric() {
-    let metrics = MetricRegistry::default();
+    let metrics = Metrics::default();
     let id = metrics.define(Counter, "hits").unwrap();
     assert_ne!(id, 0);
     assert_eq!(metrics.define(Counter, "hits").unwrap(), id);
@@ -17,7 +17,7 @@ fn a_name_is_one_metric() {
 
 #[test]
 fn values_follow_envoy() {
-    let metrics = MetricRegistry::default();
+    let metrics = Metrics::default();
     let counter = metrics.define(Counter, "c").unwrap();
     metrics.increment(counter, 5).unwrap();
     metrics.record(counter, 2).unwrap();
@@ -42,19 +42,19 @@ fn values_follow_envoy() {
     let mut seen = Vec::new();
     metrics.for_each(|name, value| {
         let text = match value {
-            MetricValue::Counter(value) => value.to_string(),
-            MetricValue::Gauge(value) => value.to_string(),
-            MetricValue::Histogram(histogram) => format!("{histogram:?} {}", histogram.sum()),
+            Reading::Counter(value) => value.to_string(),
+            Reading::Gauge(value) => value.to_string(),
+            Reading::Histogram(histogram) => format!("{histogram:?} {}", histogram.sum()),
         };
-        seen.push((name.to_owned(), value.metric_type(), text));
+        seen.push((name.to_owned(), text));
     });
-    let expected = [("c", Counter, "7"), ("g", Gauge, "-2"), ("h", Distribution, "{0: 1, 3: 1, 111: 2} 204")];
-    assert_eq!(seen, expected.map(|(name, kind, text)| (name.to_owned(), kind, text.to_owned())));
+    let expected = [("c", "7"), ("g", "-2"), ("h", "{0: 1, 3: 1, 111: 2} 204")];
+    assert_eq!(seen, expected.map(|(name, text)| (name.to_owned(), text.to_owned())));
 }
 
 #[test]
 fn numbers_that_were_never_given_are_unknown() {
-    let metrics = MetricRegistry::default();
+    let metrics = Metrics::default();
     let counter = metrics.define(Counter, "c").unwrap();
     // Zero, an index beyond, the right index with another type, and a sink of no type.
     for unknown in [0, 1, 2, 3, counter + 4, counter + 1, counter + 3, u32::MAX] {
@@ -66,26 +66,26 @@ fn numbers_that_were_never_given_are_unknown() {
 
 #[test]
 fn there_are_only_so_many_and_then_a_sink() {
-    let metrics = MetricRegistry::new(2);
+    let metrics = Metrics::new(2);
     metrics.define(Counter, "a").unwrap();
     metrics.define(Gauge, "b").unwrap();
     assert!(matches!(metrics.define(Counter, "c"), Err(Error::TooLarge(_))));
     metrics.define(Counter, "a").unwrap();
     for metric_type in [Counter, Gauge, Distribution] {
-        let sink = metrics.sink(metric_type);
+        let sink = Metrics::sink(metric_type);
         metrics.record(sink, 1).unwrap();
         assert_eq!(metrics.increment(sink, 1).is_ok(), metric_type != Distribution);
     }
     let mut shown = 0;
     metrics.for_each(|_, _| shown += 1);
     assert_eq!(shown, 2);
-    assert!(matches!(MetricRegistry::default().define(Gauge, &"x".repeat(1025)), Err(Error::TooLarge(_))));
+    assert!(matches!(Metrics::default().define(Gauge, &"x".repeat(1025)), Err(Error::TooLarge(_))));
     assert_eq!(metrics.refused(), 1);
 }
 
 #[test]
 fn threads_that_define_and_count_together_lose_nothing() {
-    let metrics = MetricRegistry::default();
+    let metrics = Metrics::default();
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -104,9 +104,9 @@ fn threads_that_define_and_count_together_lose_nothing() {
     metrics.for_each(|_, value| {
         shown += 1;
         match value {
-            MetricValue::Counter(value) => assert_eq!(value, 80),
-            MetricValue::Gauge(_) => unreachable!(),
-            MetricValue::Histogram(h) => assert_eq!(h.buckets().map(|(_, count)| count).sum::<u64>(), 80),
+            Reading::Counter(value) => assert_eq!(value, 80),
+            Reading::Gauge(_) => unreachable!(),
+            Reading::Histogram(h) => assert_eq!(h.buckets().map(|(_, count)| count).sum::<u64>(), 80),
         }
     });
     assert_eq!(shown, 501);

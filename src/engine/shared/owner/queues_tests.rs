@@ -1,20 +1,19 @@
-use std::sync::atomic::AtomicBool;
-
 use super::*;
 
-fn with(items: usize, bytes: usize, overflow: Overflow) -> (SharedQueues, u32) {
-    let queues = SharedQueues::new(QueueLimits { items, bytes, overflow });
+fn with(items: usize, bytes: usize, overflow: Overflow) -> (Queues, u32) {
+    let queues = Queues::default();
+    queues.configure("vm", QueueLimits { items, bytes, overflow });
     let id = queues.register("vm", b"q").unwrap();
     (queues, id)
 }
 
-fn drain(queues: &SharedQueues, id: u32) -> Vec<Vec<u8>> {
+fn drain(queues: &Queues, id: u32) -> Vec<Vec<u8>> {
     std::iter::from_fn(|| queues.take(id).ok().map(Vec::from)).collect()
 }
 
 #[test]
 fn names_and_numbers_stay_together() {
-    let queues = SharedQueues::default();
+    let queues = Queues::default();
     let id = queues.register("a", b"q").unwrap();
     assert_ne!(id, 0);
     assert_eq!(queues.register("a", b"q").unwrap(), id);
@@ -33,7 +32,7 @@ fn names_and_numbers_stay_together() {
 
 #[test]
 fn there_are_only_so_many_queues() {
-    let queues = SharedQueues::default();
+    let queues = Queues::default();
     for n in 0..MAX_QUEUES {
         queues.register("vm", &n.to_le_bytes()).unwrap();
     }
@@ -47,11 +46,9 @@ fn first_in_first_out_and_empty_items_are_items() {
     for item in [&b"1"[..], b"", b"3"] {
         queues.enqueue(id, item).unwrap();
     }
-    let mut out = b"kept ".to_vec();
-    queues.dequeue(id, &mut out).unwrap();
-    assert_eq!(out, b"kept 1");
+    assert_eq!(*queues.take(id).unwrap(), b"1"[..]);
     assert_eq!(drain(&queues, id), [b"".to_vec(), b"3".to_vec()]);
-    assert!(matches!(queues.dequeue(id, &mut out), Err(Error::Empty)));
+    assert!(matches!(queues.take(id), Err(Error::Empty)));
     assert_eq!(queues.stats(id).unwrap(), QueueStats::default());
 }
 
@@ -86,6 +83,51 @@ fn overflow_is_refused_or_drops_the_oldest() {
     assert!(matches!(queues.enqueue(id, &[0; 200]), Err(Error::TooLarge(_))));
     assert_eq!(queues.stats(id).unwrap(), QueueStats { items: 2, bytes: 2 * (OVERHEAD + 1), rejected: 1, dropped: 8 });
     assert_eq!(drain(&queues, id), [[8], [9]]);
+}
+
+#[test]
+fn bounds_apply_to_queues_that_are_there_and_to_those_to_come() {
+    let queues = Queues::default();
+    let (old, other) = (queues.register("vm", b"old").unwrap(), queues.register("other", b"q").unwrap());
+    for n in 0..10u8 {
+        queues.enqueue(old, &[n]).unwrap();
+        queues.enqueue(other, &[n]).unwrap();
+    }
+    queues.configure("vm", QueueLimits { items: 4, bytes: 10_000, overflow: Overflow::Reject });
+    assert_eq!(queues.stats(old).unwrap().items, 10, "what waits is not lost");
+    assert!(queues.enqueue(old, b"more").is_err());
+    queues.configure("vm", QueueLimits { items: 4, bytes: 3 * (OVERHEAD + 1), overflow: Overflow::DropOldest });
+    assert_eq!(queues.stats(old).unwrap(), QueueStats { items: 3, bytes: 3 * (OVERHEAD + 1), rejected: 1, dropped: 7 });
+    assert_eq!(drain(&queues, old), [[7], [8], [9]]);
+    let new = queues.register("vm", b"new").unwrap();
+    for n in 0..10u8 {
+        queues.enqueue(new, &[n]).unwrap();
+    }
+    assert_eq!(drain(&queues, new), [[7], [8], [9]]);
+    assert_eq!(queues.stats(other).unwrap().items, 10);
+}
+
+#[test]
+fn bounds_change_under_contention() {
+    let (queues, id) = with(100, 100_000, Overflow::DropOldest);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let _ = queues.enqueue(id, b"item");
+                }
+            });
+        }
+        for n in 0..2_000usize {
+            let overflow = [Overflow::Reject, Overflow::DropOldest][n % 2];
+            queues.configure("vm", QueueLimits { items: n % 50, bytes: n % 7 * 1000, overflow });
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    let stats = queues.stats(id).unwrap();
+    assert_eq!(drain(&queues, id).len(), stats.items);
+    assert_eq!(queues.stats(id).unwrap().bytes, 0);
 }
 
 /// Four producers, four consumers that give every hundredth item back once, a queue far smaller than the load.

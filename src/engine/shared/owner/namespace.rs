@@ -6,10 +6,14 @@
 //! leave, whichever shard they are in; in namespaces of more than some 8,000 entries their order is exact to
 //! about 1.5 % of them, because the age of a write is counted in generations of up to 4,096 writes, which keeps
 //! the threads from contending for one counter.
+//!
+//! What has expired is absent at once. It is freed when somebody asks for it, when it is the oldest and room is
+//! needed, or by [`Namespace::sweep`], whichever is first; each way it counts as expired.
 
+use std::collections::BinaryHeap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam::utils::CachePadded;
@@ -22,24 +26,24 @@ const SHARDS: usize = 64;
 
 /// The ceilings of one namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct DataLimits {
+pub struct NamespaceLimits {
     /// Bytes of memory: keys, values, and 144 bytes an entry for what holds them.
     pub bytes: usize,
     /// Entries.
     pub entries: usize,
 }
 
-impl Default for DataLimits {
+impl Default for NamespaceLimits {
     /// 64 MiB, 1 Mi entries.
     fn default() -> Self {
-        DataLimits { bytes: 64 << 20, entries: 1 << 20 }
+        NamespaceLimits { bytes: 64 << 20, entries: 1 << 20 }
     }
 }
 
 /// A namespace's size and losses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DataStats {
-    /// Entries now.
+    /// Entries now, those included that have expired and are not freed yet.
     pub entries: usize,
     /// Bytes charged for them now.
     pub bytes: usize,
@@ -50,8 +54,9 @@ pub struct DataStats {
 }
 
 /// The shared data of one vm_id.
-pub struct Namespace {
-    limits: DataLimits,
+pub(super) struct Namespace {
+    max_bytes: AtomicUsize,
+    max_entries: AtomicUsize,
     /// Keyed at random: keys come from clients.
     hasher: RandomState,
     started: Instant,
@@ -60,7 +65,7 @@ pub struct Namespace {
     entries: AtomicUsize,
     /// The age of writes. A shard advances it once in `writes_a_generation` writes.
     generation: AtomicU64,
-    writes_a_generation: u32,
+    writes_a_generation: AtomicU32,
     /// The generation of each shard's oldest entry, side by side for the search; written under the shard's lock.
     oldest: [AtomicU64; SHARDS],
     shards: Box<[CachePadded<Mutex<Shard>>]>,
@@ -70,39 +75,80 @@ pub struct Namespace {
 
 impl std::fmt::Debug for Namespace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Namespace").field("limits", &self.limits).field("stats", &self.stats()).finish_non_exhaustive()
+        f.debug_struct("Namespace")
+            .field("limits", &self.limits())
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
     }
 }
 
 impl Namespace {
     /// An empty namespace.
-    #[must_use]
-    pub fn new(limits: DataLimits) -> Self {
-        // Entries are indexed with 32 bits, and no memory holds as many.
-        let limits = DataLimits { entries: limits.entries.min(1 << 31), ..limits };
-        let expected = limits.entries.min(limits.bytes / 256);
-        Namespace {
-            limits,
+    pub(super) fn new(limits: NamespaceLimits) -> Self {
+        let namespace = Namespace {
+            max_bytes: AtomicUsize::new(0),
+            max_entries: AtomicUsize::new(0),
             hasher: RandomState::new(),
             started: Instant::now(),
             bytes: AtomicUsize::new(0),
             entries: AtomicUsize::new(0),
             generation: AtomicU64::new(0),
-            writes_a_generation: u32::try_from((expected / (SHARDS * 64)).clamp(1, 64)).unwrap_or(64),
+            writes_a_generation: AtomicU32::new(1),
             oldest: std::array::from_fn(|_| AtomicU64::new(u64::MAX)),
             shards: (0..SHARDS).map(|_| CachePadded::default()).collect(),
             evicted: AtomicU64::new(0),
             expired: AtomicU64::new(0),
+        };
+        namespace.configure(limits);
+        namespace
+    }
+
+    /// Gives it other ceilings. Where they are lower, what is beyond them has left when this returns, as it leaves
+    /// to make room: the oldest first.
+    pub(super) fn configure(&self, limits: NamespaceLimits) {
+        // Entries are indexed with 32 bits, and no memory holds as many.
+        let entries = limits.entries.min(1 << 31);
+        let expected = entries.min(limits.bytes / 256);
+        let writes = u32::try_from((expected / (SHARDS * 64)).clamp(1, 64)).unwrap_or(64);
+        self.writes_a_generation.store(writes, Ordering::Relaxed);
+        self.max_bytes.store(limits.bytes, Ordering::Relaxed);
+        self.max_entries.store(entries, Ordering::Relaxed);
+        while self.bytes.load(Ordering::Relaxed) > limits.bytes || self.entries.load(Ordering::Relaxed) > entries {
+            if !self.evict() {
+                // What is left belongs to writes in progress, which wait for nothing.
+                std::thread::yield_now();
+            }
         }
     }
 
-    /// Appends the value of `key` to `out` and tells its version, which is never zero. `None` if there is none.
-    pub fn get(&self, key: &[u8], out: &mut Vec<u8>) -> Option<u32> {
+    fn limits(&self) -> NamespaceLimits {
+        let (bytes, entries) = (self.max_bytes.load(Ordering::Relaxed), self.max_entries.load(Ordering::Relaxed));
+        NamespaceLimits { bytes, entries }
+    }
+
+    /// Frees what has expired. Shards without any are left alone.
+    pub(super) fn sweep(&self) {
+        for (at, shard) in self.shards.iter().enumerate() {
+            let now = self.now();
+            let mut shard = shard.lock();
+            if shard.soonest() > now {
+                continue;
+            }
+            let (bytes, entries) = shard.remove_expired(now);
+            self.release(bytes, entries);
+            self.expired.fetch_add(entries as u64, Ordering::Relaxed);
+            self.publish(&shard, at);
+        }
+    }
+
+    /// Shows the value of `key`, with its shard locked, and tells its version, which is never zero. `None` if there
+    /// is none.
+    pub(super) fn get(&self, key: &[u8], show: impl FnOnce(&[u8])) -> Option<u32> {
         let hash = self.hasher.hash_one(key);
         let mut shard = self.lock(hash);
         let index = self.find_live(&mut shard, hash, key)?;
         let entry = shard.entry(index);
-        out.extend_from_slice(entry.value());
+        show(entry.value());
         Some(entry.version)
     }
 
@@ -114,7 +160,7 @@ impl Namespace {
     /// [`Error::CasMismatch`] if the version is another one. [`Error::TooLarge`] if key and value exceed the
     /// namespace's ceiling by themselves: an older value is gone then too, as if this one had been stored and
     /// evicted at once.
-    pub fn set(&self, key: &[u8], value: &[u8], cas: u32, ttl: Option<Duration>) -> Result<(), Error> {
+    pub(super) fn set(&self, key: &[u8], value: &[u8], cas: u32, ttl: Option<Duration>) -> Result<(), Error> {
         let expires = self.expires(ttl);
         self.write(key, value.len(), |old| match old {
             Some(old) if cas != 0 && cas != old.version => Err(Error::CasMismatch),
@@ -127,7 +173,7 @@ impl Namespace {
     ///
     /// # Errors
     /// [`Error::BadArgument`] if the value is no such number; [`Error::TooLarge`] as in [`Namespace::set`].
-    pub fn increment(&self, key: &[u8], delta: i64, ttl: Option<Duration>) -> Result<i64, Error> {
+    pub(super) fn increment(&self, key: &[u8], delta: i64, ttl: Option<Duration>) -> Result<i64, Error> {
         let expires = self.expires(ttl);
         self.write(key, 8, |old| {
             let (sum, expires) = match old {
@@ -145,7 +191,7 @@ impl Namespace {
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such key; [`Error::CasMismatch`] if its version is another one.
-    pub fn delete(&self, key: &[u8], cas: u32) -> Result<(), Error> {
+    pub(super) fn delete(&self, key: &[u8], cas: u32) -> Result<(), Error> {
         let hash = self.hasher.hash_one(key);
         let mut shard = self.lock(hash);
         let index = self.find_live(&mut shard, hash, key).ok_or(Error::NotFound)?;
@@ -156,25 +202,29 @@ impl Namespace {
         Ok(())
     }
 
-    /// Up to `max` keys that begin with `prefix`, sorted. Looks at every key of the namespace, one shard after the
+    /// The first `max` keys, in their order, of those that begin with `prefix`. Looks at every key of the namespace, one shard after the
     /// other: for start-up and administration, not for every request.
-    #[must_use]
-    pub fn keys_with_prefix(&self, prefix: &[u8], max: usize) -> Vec<Box<[u8]>> {
+    pub(super) fn keys_with_prefix(&self, prefix: &[u8], max: usize) -> Vec<Box<[u8]>> {
         let now = self.now();
-        let mut keys: Vec<Box<[u8]>> = Vec::new();
+        let mut keys: BinaryHeap<Box<[u8]>> = BinaryHeap::new();
         for shard in &self.shards {
             let shard = shard.lock();
             let live = shard.entries().iter().filter(|entry| entry.expires == 0 || entry.expires > now);
-            let matching = live.filter(|entry| entry.key().starts_with(prefix));
-            keys.extend(matching.take(max - keys.len()).map(|entry| entry.key().into()));
+            for entry in live.filter(|entry| entry.key().starts_with(prefix)) {
+                if keys.len() < max {
+                    keys.push(entry.key().into());
+                } else if let Some(mut last) = keys.peek_mut()
+                    && entry.key() < &**last
+                {
+                    *last = entry.key().into();
+                }
+            }
         }
-        keys.sort_unstable();
-        keys
+        keys.into_sorted_vec()
     }
 
     /// Size and losses.
-    #[must_use]
-    pub fn stats(&self) -> DataStats {
+    pub(super) fn stats(&self) -> DataStats {
         DataStats {
             entries: self.entries.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
@@ -193,9 +243,10 @@ impl Namespace {
     ) -> Result<R, Error> {
         let hash = self.hasher.hash_one(key);
         let cost = OVERHEAD + key.len() + value_len;
-        let fits = cost <= self.limits.bytes && self.limits.entries > 0 && u32::try_from(key.len()).is_ok();
         let mut room = Room { namespace: self, bytes: 0, entries: 0 };
         loop {
+            // Asked anew each time: ceilings change.
+            let fits = self.fits(cost) && u32::try_from(key.len()).is_ok();
             let mut shard = self.lock(hash);
             let found = self.find_live(&mut shard, hash, key);
             let entry = found.map(|index| shard.entry(index));
@@ -224,7 +275,7 @@ impl Namespace {
             // What was reserved and what the old value held, less what is stored, goes back.
             room.bytes = room.bytes + freed - cost;
             room.entries -= new;
-            self.publish(&shard, hash);
+            self.publish(&shard, shard_of(hash));
             return Ok(result);
         }
     }
@@ -248,7 +299,13 @@ impl Namespace {
     fn remove(&self, shard: &mut Shard, hash: u64, index: u32) {
         let cost = shard.remove(index);
         self.release(cost, 1);
-        self.publish(shard, hash);
+        self.publish(shard, shard_of(hash));
+    }
+
+    /// Whether so much has a place, if everything else goes.
+    fn fits(&self, cost: usize) -> bool {
+        let limits = self.limits();
+        cost <= limits.bytes && limits.entries > 0
     }
 
     /// Removes the entry whose last write is longest ago. False if no shard has any.
@@ -261,10 +318,12 @@ impl Namespace {
         let mut shard = self.shards[at].lock();
         // Another thread may have emptied it meanwhile; then the next search sees that.
         if let Some(index) = shard.oldest() {
+            let expires = shard.entry(index).expires;
+            let lost = if expires != 0 && expires <= self.now() { &self.expired } else { &self.evicted };
             let cost = shard.remove(index);
             self.release(cost, 1);
-            self.oldest[at].store(shard.oldest_stamp(), Ordering::Relaxed);
-            self.evicted.fetch_add(1, Ordering::Relaxed);
+            self.publish(&shard, at);
+            lost.fetch_add(1, Ordering::Relaxed);
         }
         true
     }
@@ -272,7 +331,7 @@ impl Namespace {
     /// The age of a write that happens now, in this shard.
     fn stamp(&self, shard: &mut Shard) -> u64 {
         shard.writes += 1;
-        if shard.writes >= self.writes_a_generation {
+        if shard.writes >= self.writes_a_generation.load(Ordering::Relaxed) {
             shard.writes = 0;
             self.generation.fetch_add(1, Ordering::Relaxed)
         } else {
@@ -281,8 +340,8 @@ impl Namespace {
     }
 
     /// Shows the age of a shard's oldest entry to those who search for one to evict.
-    fn publish(&self, shard: &Shard, hash: u64) {
-        let shown = &self.oldest[shard_of(hash)];
+    fn publish(&self, shard: &Shard, at: usize) {
+        let shown = &self.oldest[at];
         let stamp = shard.oldest_stamp();
         // Eight of these share a cache line: not written unless it changes.
         if shown.load(Ordering::Relaxed) != stamp {
@@ -327,7 +386,8 @@ struct Room<'a> {
 impl Room<'_> {
     /// Sees to it that at least so much is reserved. False, with nothing changed, if there is no room.
     fn reserve(&mut self, bytes: usize, entries: usize) -> bool {
-        let Namespace { limits, bytes: bytes_used, entries: entries_used, .. } = self.namespace;
+        let Namespace { bytes: bytes_used, entries: entries_used, .. } = self.namespace;
+        let limits = self.namespace.limits();
         let (more_bytes, more_entries) = (bytes.saturating_sub(self.bytes), entries.saturating_sub(self.entries));
         if !add_within(entries_used, more_entries, limits.entries) {
             return false;
@@ -341,9 +401,9 @@ impl Room<'_> {
         true
     }
 
-    /// Reserves so much, evicting until it is there. Only for what fits an empty namespace.
+    /// Reserves so much, evicting until it is there, or until the ceilings are such that it never will be.
     fn make(&mut self, bytes: usize, entries: usize) {
-        while !self.reserve(bytes, entries) {
+        while self.namespace.fits(bytes) && !self.reserve(bytes, entries) {
             if !self.namespace.evict() {
                 // All the room there is belongs to writes in progress, which wait for nothing.
                 std::thread::yield_now();

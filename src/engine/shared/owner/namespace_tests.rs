@@ -6,12 +6,12 @@ use super::*;
 
 fn value(data: &Namespace, key: &[u8]) -> Option<(Vec<u8>, u32)> {
     let mut out = Vec::new();
-    data.get(key, &mut out).map(|cas| (out, cas))
+    data.get(key, |bytes| out.extend_from_slice(bytes)).map(|cas| (out, cas))
 }
 
 #[test]
 fn compare_and_swap_is_that_of_cpp_host() {
-    let data = Namespace::new(DataLimits::default());
+    let data = Namespace::new(NamespaceLimits::default());
     assert_eq!(value(&data, b"k"), None);
     // A version given for a key that is not there does no harm.
     data.set(b"k", b"1", 77, None).unwrap();
@@ -34,18 +34,18 @@ fn compare_and_swap_is_that_of_cpp_host() {
 
 #[test]
 fn a_value_larger_than_the_ceiling_is_refused_and_takes_the_old_one_along() {
-    let data = Namespace::new(DataLimits { bytes: 1000, entries: 10 });
+    let data = Namespace::new(NamespaceLimits { bytes: 1000, entries: 10 });
     data.set(b"k", b"small", 0, None).unwrap();
     assert!(matches!(data.set(b"k", &[0; 900], 0, None), Err(Error::TooLarge(_))));
     assert_eq!(value(&data, b"k"), None);
     assert_eq!(data.stats(), DataStats { entries: 0, bytes: 0, evicted: 1, expired: 0 });
-    let none = Namespace::new(DataLimits { bytes: 1000, entries: 0 });
+    let none = Namespace::new(NamespaceLimits { bytes: 1000, entries: 0 });
     assert!(matches!(none.set(b"k", b"", 0, None), Err(Error::TooLarge(_))));
 }
 
 #[test]
 fn small_namespaces_evict_in_the_exact_order_of_writes() {
-    let data = Namespace::new(DataLimits { bytes: 1 << 20, entries: 100 });
+    let data = Namespace::new(NamespaceLimits { bytes: 1 << 20, entries: 100 });
     for n in 0..100u32 {
         data.set(&n.to_le_bytes(), b"", 0, None).unwrap();
     }
@@ -63,7 +63,7 @@ fn small_namespaces_evict_in_the_exact_order_of_writes() {
 #[test]
 fn large_namespaces_evict_nearly_in_order() {
     let entries = 100_000;
-    let data = Namespace::new(DataLimits { bytes: 1 << 30, entries });
+    let data = Namespace::new(NamespaceLimits { bytes: 1 << 30, entries });
     let written = 3 * entries as u32;
     for n in 0..written {
         data.set(&n.to_le_bytes(), b"", 0, None).unwrap();
@@ -80,27 +80,116 @@ fn large_namespaces_evict_nearly_in_order() {
 #[test]
 fn expiry_hides_and_removes() {
     let hour = Duration::from_secs(3600);
-    let mut data = Namespace::new(DataLimits::default());
+    let mut data = Namespace::new(NamespaceLimits::default());
     data.set(b"short", b"1", 0, Some(hour)).unwrap();
     data.set(b"long", b"1", 0, Some(Duration::MAX)).unwrap();
     data.set(b"renewed", b"1", 0, Some(hour)).unwrap();
     data.set(b"renewed", b"1", 0, None).unwrap();
     assert_eq!(data.increment(b"window", 1, Some(hour)).unwrap(), 1);
     assert_eq!(data.increment(b"window", 1, Some(Duration::MAX)).unwrap(), 2);
-    assert!(data.get(b"short", &mut Vec::new()).is_some());
+    assert!(data.get(b"short", |_| ()).is_some());
     data.started -= 2 * hour;
     assert_eq!(data.keys_with_prefix(b"", 10), [b"long"[..].into(), b"renewed"[..].into()]);
-    assert!(data.get(b"short", &mut Vec::new()).is_none());
-    assert!(data.get(b"long", &mut Vec::new()).is_some());
-    assert!(data.get(b"renewed", &mut Vec::new()).is_some());
+    assert!(data.get(b"short", |_| ()).is_none());
+    assert!(data.get(b"long", |_| ()).is_some());
+    assert!(data.get(b"renewed", |_| ()).is_some());
     // The first increment's time counts, and it is over.
     assert_eq!(data.increment(b"window", 1, None).unwrap(), 1);
     assert_eq!((data.stats().expired, data.stats().entries), (2, 3));
 }
 
 #[test]
+fn what_has_expired_is_freed_without_being_asked_for() {
+    let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
+    let mut data = Namespace::new(NamespaceLimits::default());
+    for n in 0..10_000u32 {
+        let ttl = [None, Some(minute), Some(hour)][n as usize % 3];
+        data.set(&n.to_le_bytes(), b"value", 0, ttl).unwrap();
+    }
+    data.sweep();
+    assert_eq!((data.stats().entries, data.stats().expired), (10_000, 0));
+    data.started -= 2 * minute;
+    data.sweep();
+    let stats = data.stats();
+    assert_eq!((stats.entries, stats.expired, stats.evicted), (6_667, 3_333, 0));
+    let stored: usize = data.shards.iter().map(|shard| shard.lock().entries().len()).sum();
+    assert_eq!(stored, 6_667, "freed, not hidden");
+    assert_eq!(stats.bytes, 6_667 * (OVERHEAD + 4 + 5));
+    for n in 0..10_000u32 {
+        assert_eq!(value(&data, &n.to_le_bytes()).is_some(), n % 3 != 1);
+    }
+    data.started -= hour;
+    data.sweep();
+    assert_eq!((data.stats().entries, data.stats().expired), (3_334, 6_666));
+    assert!(data.shards.iter().all(|shard| shard.lock().soonest() == u64::MAX), "nothing more will expire");
+}
+
+#[test]
+fn what_leaves_expired_to_make_room_is_not_counted_as_evicted() {
+    let mut data = Namespace::new(NamespaceLimits { bytes: 1 << 20, entries: 2 });
+    data.set(b"short", b"", 0, Some(Duration::from_secs(60))).unwrap();
+    data.set(b"long", b"", 0, None).unwrap();
+    data.started -= Duration::from_secs(120);
+    data.set(b"third", b"", 0, None).unwrap();
+    assert_eq!((data.stats().expired, data.stats().evicted), (1, 0));
+    data.set(b"fourth", b"", 0, None).unwrap();
+    assert_eq!((data.stats().expired, data.stats().evicted), (1, 1));
+}
+
+#[test]
+fn lower_ceilings_take_effect_at_once_and_the_oldest_leave() {
+    let data = Namespace::new(NamespaceLimits { bytes: 1 << 20, entries: 100 });
+    for n in 0..100u32 {
+        data.set(&n.to_le_bytes(), b"", 0, None).unwrap();
+    }
+    data.configure(NamespaceLimits { bytes: 1 << 20, entries: 40 });
+    assert_eq!((data.stats().entries, data.stats().evicted), (40, 60));
+    for n in 0..100u32 {
+        assert_eq!(value(&data, &n.to_le_bytes()).is_some(), n >= 60, "{n}");
+    }
+    data.configure(NamespaceLimits { bytes: 10 * (OVERHEAD + 4), entries: 1000 });
+    assert_eq!((data.stats().entries, data.stats().evicted), (10, 90));
+    assert!(matches!(data.set(b"large", &[0; 10 * OVERHEAD], 0, None), Err(Error::TooLarge(_))));
+    data.configure(NamespaceLimits { bytes: 1 << 20, entries: 1000 });
+    data.set(b"large", &[0; 10 * OVERHEAD], 0, None).unwrap();
+    assert_eq!(data.stats().entries, 11);
+    data.configure(NamespaceLimits { bytes: 0, entries: 0 });
+    assert_eq!((data.stats().entries, data.stats().bytes), (0, 0));
+}
+
+/// Ceilings that jump about while others write: nothing hangs, and the last ones hold.
+#[test]
+fn ceilings_change_under_contention() {
+    let data = Namespace::new(NamespaceLimits::default());
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for thread in 0..3u32 {
+            let (data, done) = (&data, &done);
+            scope.spawn(move || {
+                for n in 0u32.. {
+                    if done.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let stored = data.set(&(n % 1000).to_le_bytes(), &[0; 500][..(n % 500) as usize], 0, None);
+                    assert!(matches!(stored, Ok(()) | Err(Error::TooLarge(_))), "{thread}");
+                }
+            });
+        }
+        for n in 0..2_000usize {
+            data.configure(NamespaceLimits { bytes: (n % 7) * 10_000, entries: n % 5 * 100 });
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    data.configure(NamespaceLimits { bytes: 50_000, entries: 50 });
+    let stats = data.stats();
+    assert!(stats.bytes <= 50_000 && stats.entries <= 50, "{stats:?}");
+    let stored: usize = data.shards.iter().map(|shard| shard.lock().entries().len()).sum();
+    assert_eq!(stats.entries, stored);
+}
+
+#[test]
 fn increments_want_eight_bytes() {
-    let data = Namespace::new(DataLimits::default());
+    let data = Namespace::new(NamespaceLimits::default());
     assert_eq!(data.increment(b"n", -5, None).unwrap(), -5);
     assert_eq!(value(&data, b"n").unwrap().0, (-5i64).to_le_bytes());
     assert_eq!(data.increment(b"n", i64::MIN, None).unwrap(), i64::MAX - 4);
@@ -110,20 +199,21 @@ fn increments_want_eight_bytes() {
 
 #[test]
 fn keys_are_found_by_prefix() {
-    let data = Namespace::new(DataLimits::default());
+    let data = Namespace::new(NamespaceLimits::default());
     for key in ["a:2", "b:1", "a:1", "a:3"] {
         data.set(key.as_bytes(), b"", 0, None).unwrap();
     }
     let keys = |prefix: &[u8], max| data.keys_with_prefix(prefix, max);
     assert_eq!(keys(b"a:", 10), [b"a:1"[..].into(), b"a:2"[..].into(), b"a:3"[..].into()]);
-    assert_eq!(keys(b"a:", 2).len(), 2);
+    assert_eq!(keys(b"a:", 2), [b"a:1"[..].into(), b"a:2"[..].into()], "the first ones");
+    assert_eq!(keys(b"", 0).len(), 0);
     assert_eq!(keys(b"c", 10).len(), 0);
 }
 
 #[test]
 fn no_update_is_lost_between_threads() {
     const EACH: u64 = 50_000;
-    let data = Namespace::new(DataLimits::default());
+    let data = Namespace::new(NamespaceLimits::default());
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -131,7 +221,7 @@ fn no_update_is_lost_between_threads() {
                 for _ in 0..EACH {
                     loop {
                         out.clear();
-                        let cas = data.get(b"swapped", &mut out).unwrap_or(0);
+                        let cas = data.get(b"swapped", |bytes| out.extend_from_slice(bytes)).unwrap_or(0);
                         let old = out.as_slice().try_into().map_or(0, u64::from_le_bytes);
                         // A first write is by increment: a swap of an absent key always succeeds.
                         if cas == 0 {
@@ -152,7 +242,7 @@ fn no_update_is_lost_between_threads() {
 /// Threads that write more than there is room for, values of all sizes, while another watches the totals.
 #[test]
 fn ceilings_hold_under_contention_and_nothing_leaks() {
-    let limits = DataLimits { bytes: 200_000, entries: 500 };
+    let limits = NamespaceLimits { bytes: 200_000, entries: 500 };
     let data = Namespace::new(limits);
 
     let done = std::sync::atomic::AtomicBool::new(false);
@@ -200,7 +290,7 @@ proptest! {
     /// Against a map, with a ceiling that is never reached.
     #[test]
     fn behaves_like_a_map(operations in proptest::collection::vec((0..4u8, 0..12u8, 0..20usize), 1..100)) {
-        let data = Namespace::new(DataLimits::default());
+        let data = Namespace::new(NamespaceLimits::default());
         let mut model: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
         for (operation, key, len) in operations {
             let bytes = vec![key; len];
