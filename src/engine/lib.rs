@@ -25,6 +25,7 @@ pub mod inspect;
 mod limits;
 mod memory;
 mod module;
+pub mod observe;
 mod pool;
 mod runtime;
 mod settings;
@@ -49,6 +50,7 @@ pub use hostcalls::{
     assemblyscript_sdk, rust_sdk,
 };
 pub use limits::Limits;
+pub use observe::{CalloutOutcome, FilterStats};
 pub use module::{Digest, Exported, Module};
 pub use runtime::{Options, Runtime};
 pub use stream::{Passed, Stream, Verdict};

@@ -13,6 +13,7 @@ use crate::counters::Counters;
 use crate::error::Error;
 use crate::limits::EPOCH;
 use crate::module::{Digest, Linkers, Module};
+use crate::observe::{Clock, FilterStats, Registry};
 use crate::pool::Pool;
 use crate::shared::Shared;
 use crate::spec::{VmKey, VmSpec};
@@ -46,6 +47,10 @@ pub(crate) struct RuntimeInner {
     pub(crate) engine: Engine,
     linkers: Linkers,
     pub(crate) shared: Arc<Shared>,
+    /// Statistics by rule and filter.
+    pub(crate) registry: Arc<Registry>,
+    /// Counts epochs, for whoever must not ask the system.
+    pub(crate) clock: Arc<Clock>,
     pub(crate) slots: usize,
     max_vms: usize,
     /// Slots of all pools that live: what VMs there may be.
@@ -93,12 +98,14 @@ impl Runtime {
         let engine = engine()?;
         let linkers = Linkers::new(&engine).map_err(|error| Error::Module(format!("linker: {error:#}")))?;
         let stop = Arc::new(AtomicBool::new(false));
+        let clock = Arc::new(Clock::default());
         spawn("wasm-epoch", {
-            let (engine, stop) = (engine.clone(), Arc::clone(&stop));
+            let (engine, stop, clock) = (engine.clone(), Arc::clone(&stop), Arc::clone(&clock));
             move || {
                 while !stop.load(Ordering::Relaxed) {
                     std::thread::sleep(EPOCH);
                     engine.increment_epoch();
+                    clock.tick();
                 }
             }
         })?;
@@ -115,6 +122,8 @@ impl Runtime {
             engine,
             linkers,
             shared: Arc::new(Shared::default()),
+            registry: Arc::new(Registry::new(slots)),
+            clock,
             slots,
             max_vms: options.max_vms.max(1),
             slots_taken: AtomicUsize::new(0),
@@ -210,12 +219,26 @@ impl Runtime {
     /// Totals of everything that ever ran here.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        let pools: Vec<_> = self.0.pools.lock().values().filter_map(Weak::upgrade).collect();
+        let pools = self.pools();
         let mut total = *self.0.retired.lock();
         for pool in pools {
             total += pool.counters();
         }
         total
+    }
+
+    /// The pools that there are, in the order of their keys.
+    pub(crate) fn pools(&self) -> Vec<Arc<Pool>> {
+        let mut pools: Vec<_> = self.0.pools.lock().values().filter_map(Weak::upgrade).collect();
+        pools.sort_by_key(|pool| pool.spec.key);
+        pools
+    }
+
+    /// Where this filter of this rule counts; `rule` is as a chain's label has it. Reloads included.
+    #[must_use]
+    pub fn filter_stats(&self, rule: &str, filter: &str) -> Arc<FilterStats> {
+        // In a label called "rule" the word says nothing.
+        self.0.registry.stats(rule.strip_prefix("rule ").unwrap_or(rule), filter)
     }
 
     /// Shared data, queues and metrics.

@@ -7,12 +7,15 @@ use std::sync::atomic::Ordering;
 use ats::remap::InstanceArgs;
 use engine::{Body, Chain, config};
 
+use crate::metrics_endpoint::{self, Listener};
 use crate::process;
 
-/// What a rule holds: its chain.
+/// What a rule holds: its chain, and what goes with it.
 #[derive(Debug)]
 pub(crate) struct Rule {
     chain: Arc<Chain>,
+    /// Where metrics are served, as long as a rule that wants it is there.
+    _metrics: Vec<Arc<Listener>>,
 }
 
 impl Rule {
@@ -28,16 +31,21 @@ impl Rule {
             return Err(fail("no filter file: add @pparam=FILE.yaml".to_owned()));
         }
         let mut filters = Vec::new();
+        let mut metrics = Vec::new();
         for param in &args.params {
             let file = resolve(param).map_err(&fail)?;
-            filters.extend(config::load(&file).map_err(|error| fail(error.to_string()))?);
+            let file = config::load(&file).map_err(|error| fail(error.to_string()))?;
+            filters.extend(file.filters);
+            metrics.extend(file.metrics);
         }
         let process = process::get();
         let chain = Chain::load(&process.runtime, &label, &filters).map_err(|error| fail(error.to_string()))?;
+        let listen = |metrics: config::Metrics| metrics_endpoint::listen(metrics.listen, metrics.any_address);
+        let metrics = metrics.into_iter().map(listen).collect::<Result<_, _>>().map_err(fail)?;
         process.rules_created.fetch_add(1, Ordering::Relaxed);
         let names: Vec<_> = chain.filters().iter().map(describe).collect();
         log::info!("{label}: {} filters: {}", names.len(), names.join(", "));
-        Ok(Box::new(Rule { chain }))
+        Ok(Box::new(Rule { chain, _metrics: metrics }))
     }
 
     /// The chain that new transactions take.

@@ -23,9 +23,9 @@ pub(crate) fn pairs(bytes: &[u8]) {
 pub(crate) fn config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     match config::parse(Path::new("/etc/filters/fuzz.yaml"), text) {
-        Ok(filters) => {
-            assert!(!filters.is_empty());
-            for filter in filters {
+        Ok(file) => {
+            assert!(!file.filters.is_empty());
+            for filter in file.filters {
                 assert!(!filter.name.is_empty() && filter.module.starts_with("/"));
                 assert!(filter.limits.memory_bytes > 0 && !filter.limits.callback.is_zero());
             }

@@ -42,7 +42,7 @@ fn load(runtime: &Runtime, files: &[PathBuf]) -> Loaded {
     let (mut specs, mut errors, mut log) = (Vec::new(), Vec::new(), Vec::new());
     for file in files {
         match config::load(file) {
-            Ok(found) => specs.extend(found),
+            Ok(found) => specs.extend(found.filters),
             Err(error) => errors.push(Mistake { message: error.to_string(), log: Vec::new() }),
         }
     }

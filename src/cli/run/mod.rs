@@ -177,7 +177,7 @@ fn run(args: &Args) -> Result<Report, String> {
     let mut script = script(args)?;
     let mut specs = Vec::new();
     for file in &args.files {
-        specs.extend(config::load(file).map_err(|error| error.to_string())?);
+        specs.extend(config::load(file).map_err(|error| error.to_string())?.filters);
     }
     let runtime = Runtime::new(Options::with_slots(1)).map_err(|error| error.to_string())?;
     let chain = Chain::load(&runtime, LABEL, &specs).map_err(|error| error.to_string())?;

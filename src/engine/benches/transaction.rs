@@ -160,7 +160,7 @@ fn transaction(runtime: &Runtime, name: &str, module: &str, filters: usize) -> O
     for index in 0..filters {
         yaml += &format!("- {{name: f{index}, module: {}}}\n", module.display());
     }
-    let specs = config::parse(&PathBuf::from("bench.yaml"), &yaml).expect("filter file");
+    let specs = config::parse(&PathBuf::from("bench.yaml"), &yaml).expect("filter file").filters;
     let chain = Chain::load(runtime, "bench", &specs).expect("chain");
     Some(Case::new(name, move |times| {
         for _ in 0..times {

@@ -4,6 +4,7 @@
 //! and nowhere else, since it is no longer developed.
 
 pub mod error;
+mod metrics;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::capabilities::Capabilities;
 use crate::limits::Limits;
 
 pub use error::ConfigError;
+pub use metrics::Metrics;
 
 /// A configuration file larger than this is surely another file.
 const MAX_FILE: u64 = 16 << 20;
@@ -143,10 +145,20 @@ pub struct FilterSpec {
     pub source: String,
 }
 
+/// A filter file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigFile {
+    /// In their order.
+    pub filters: Vec<FilterSpec>,
+    /// Where metrics are served; nowhere without.
+    pub metrics: Option<Metrics>,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawFile {
     filters: Vec<RawFilter>,
+    metrics: Option<metrics::RawMetrics>,
 }
 
 #[derive(Deserialize)]
@@ -201,7 +213,7 @@ struct RawLimits {
 ///
 /// # Errors
 /// The first mistake, with its place.
-pub fn load(file: &Path) -> Result<Vec<FilterSpec>, ConfigError> {
+pub fn load(file: &Path) -> Result<ConfigFile, ConfigError> {
     let fail = |message: String| ConfigError { file: file.to_owned(), at: None, message };
     let metadata = std::fs::metadata(file).map_err(|error| fail(format!("cannot be read: {error}")))?;
     if metadata.len() > MAX_FILE {
@@ -215,7 +227,7 @@ pub fn load(file: &Path) -> Result<Vec<FilterSpec>, ConfigError> {
 ///
 /// # Errors
 /// As there.
-pub fn parse(file: &Path, text: &str) -> Result<Vec<FilterSpec>, ConfigError> {
+pub fn parse(file: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
     let fail = |message: String| ConfigError { file: file.to_owned(), at: None, message };
     let raw: RawFile = serde_yaml::from_str(text).map_err(|error| yaml_error(file, &error))?;
     if raw.filters.is_empty() {
@@ -228,7 +240,8 @@ pub fn parse(file: &Path, text: &str) -> Result<Vec<FilterSpec>, ConfigError> {
     for (index, filter) in raw.filters.into_iter().enumerate() {
         specs.push(filter.resolve(file, home).map_err(|message| fail(format!("filters[{index}]: {message}")))?);
     }
-    Ok(specs)
+    let metrics = raw.metrics.map(|metrics| metrics.resolve()).transpose().map_err(fail)?;
+    Ok(ConfigFile { filters: specs, metrics })
 }
 
 impl RawFilter {
@@ -318,7 +331,7 @@ mod tests {
     use crate::abi::pairs::PairsLimits;
 
     fn parse_text(text: &str) -> Result<Vec<FilterSpec>, String> {
-        parse(Path::new("/etc/f/shop.yaml"), text).map_err(|error| error.to_string())
+        parse(Path::new("/etc/f/shop.yaml"), text).map(|file| file.filters).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -346,6 +359,19 @@ mod tests {
     }
 
     #[test]
+    fn where_metrics_are_served() {
+        let metrics = |text: &str| {
+            let text = format!("filters: [{{name: a, module: b}}]\n{text}");
+            parse(Path::new("f.yaml"), &text).unwrap().metrics
+        };
+        assert_eq!(metrics(""), None);
+        let listen = |address: &str, any_address| Some(Metrics { listen: address.parse().unwrap(), any_address });
+        assert_eq!(metrics("metrics: {listen: '127.0.0.1:9151'}"), listen("127.0.0.1:9151", false));
+        assert_eq!(metrics("metrics: {listen: '[::1]:9151'}"), listen("[::1]:9151", false));
+        assert_eq!(metrics("metrics: {listen: 0.0.0.0:9151, any_address: true}"), listen("0.0.0.0:9151", true));
+    }
+
+    #[test]
     fn mistakes_say_where_and_what() {
         let cases = [
             (
@@ -357,7 +383,23 @@ mod tests {
                 "filters:\n  - name: [1]\n    module: a\n",
                 "/etc/f/shop.yaml:2:11: filters[0].name: invalid type: sequence",
             ),
-            ("filter: []\n", "/etc/f/shop.yaml:1:1: unknown field `filter`, expected `filters`"),
+            ("filter: []\n", "/etc/f/shop.yaml:1:1: unknown field `filter`, expected `filters` or `metrics`"),
+            (
+                "metrics: {listen: 9151}\nfilters: []\n",
+                "/etc/f/shop.yaml:1:19: metrics.listen: invalid type: integer `9151`",
+            ),
+            (
+                "metrics: {listen: localhost:9151}\nfilters: [{name: a, module: b}]\n",
+                "/etc/f/shop.yaml: metrics.listen: 'localhost:9151' is no address; one looks like 127.0.0.1:9151",
+            ),
+            (
+                "metrics: {listen: '127.0.0.1:0'}\nfilters: [{name: a, module: b}]\n",
+                "/etc/f/shop.yaml: metrics.listen: port 0 is another one each time",
+            ),
+            (
+                "metrics: {listen: '0.0.0.0:9151'}\nfilters: [{name: a, module: b}]\n",
+                "/etc/f/shop.yaml: metrics.listen: 0.0.0.0:9151 may be reached from other machines",
+            ),
             ("filters: 3\n", "/etc/f/shop.yaml:1:10: filters: invalid type: integer `3`, expected a sequence"),
             ("filters: []\n", "/etc/f/shop.yaml: the list 'filters' is empty"),
             ("filters:\n\t- a\n", "/etc/f/shop.yaml:2:1: found character that cannot start any token"),

@@ -51,7 +51,7 @@ impl Bench {
 
     /// Loads a chain from the text of a filter file.
     pub(crate) fn chain(&self, yaml: &str) -> Result<Arc<Chain>, Error> {
-        let specs = config::parse(&self.dir.path().join("filters.yaml"), yaml)?;
+        let specs = config::parse(&self.dir.path().join("filters.yaml"), yaml)?.filters;
         Chain::load(&self.runtime, "test rule", &specs)
     }
 
