@@ -60,6 +60,8 @@ pub(crate) struct Vm {
     configure_time: Duration,
     observer: Observer,
     sampler: Sampler,
+    /// Whether callbacks are measured: those of plugin contexts always, a stream's in some visits.
+    measuring: bool,
     /// Callbacks of streams that were measured and not reported yet.
     measured: Vec<(Callback, Duration)>,
 }
@@ -172,6 +174,7 @@ impl Vm {
             configure_time: given.configure,
             sampler: Sampler::new(Arc::clone(&observer.clock)),
             observer,
+            measuring: true,
             measured: Vec::new(),
         };
         vm.start(&instance)?;
@@ -215,7 +218,7 @@ impl Vm {
         state.effective_context = context;
         state.stopwatch.start(budget);
         self.store.set_epoch_deadline(FIRST_LOOK);
-        let begun = if self.sampler.take() { Some(Instant::now()) } else { None };
+        let begun = if self.measuring { Some(Instant::now()) } else { None };
         // A panic of ours in a hostcall unwinds through the guest's frames. The VM is dropped afterwards, so no
         // state that the panic left half changed is ever looked at: hence AssertUnwindSafe.
         let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -381,6 +384,7 @@ impl Vm {
     /// Lends a stream's host to the VM. Every `lend` is followed by [`Vm::take_back`], traps included.
     #[inline]
     pub(crate) fn lend(&mut self, id: u32, host: Option<Box<dyn StreamHost>>) {
+        self.measuring = self.sampler.take();
         let state = self.store.data_mut();
         state.host = host;
         state.host_of = id;
@@ -389,6 +393,7 @@ impl Vm {
     /// Takes the host back, and what the callbacks asked for.
     #[inline]
     pub(crate) fn take_back(&mut self, id: u32, cell: &StreamCell, host: &mut Option<Box<dyn StreamHost>>) -> Effects {
+        self.measuring = true;
         let state = self.store.data_mut();
         if state.host_of == id {
             state.host_of = 0;

@@ -385,8 +385,8 @@ mod tests {
             ),
             ("filter: []\n", "/etc/f/shop.yaml:1:1: unknown field `filter`, expected `filters` or `metrics`"),
             (
-                "metrics: {listen: 9151}\nfilters: []\n",
-                "/etc/f/shop.yaml:1:19: metrics.listen: invalid type: integer `9151`",
+                "metrics: {listen: 9151}\nfilters: [{name: a, module: b}]\n",
+                "/etc/f/shop.yaml: metrics.listen: '9151' is no address; one looks like 127.0.0.1:9151",
             ),
             (
                 "metrics: {listen: localhost:9151}\nfilters: [{name: a, module: b}]\n",

@@ -236,7 +236,7 @@ mod tests {
         let shared = Shared::default();
         define(&shared, MetricType::Histogram, "time", &[1]);
         define(&shared, MetricType::Gauge, "time_sum", &[1]);
-        define(&shared, MetricType::Gauge, "time", &[1]);
+        define(&shared, MetricType::Gauge, "time{}", &[1]);
         define(&shared, MetricType::Gauge, "a_total", &[1]);
         define(&shared, MetricType::Counter, "a", &[1]);
         let names: Vec<_> = families(&shared).into_iter().map(|family| family.name).collect();

@@ -36,7 +36,7 @@ c_seconds_count{callback=\"proxy_on_log\"} 4
 fn a_parser_reads_it_back() {
     use prometheus_parse::{Scrape, Value as Parsed};
     let mut counter = Family::new(Kind::Counter, "a_total", "Counts.");
-    counter.add(&[("filter", "quote\"back\\slash,brace}=x")], Value::Integer(7));
+    counter.add(&[("filter", "quote\"back\\slash,comma=x")], Value::Integer(7));
     let mut histogram = Family::new(Kind::Histogram, "c_seconds", "Takes.");
     let buckets = Buckets { cumulative: vec![(0.000_000_5, 1), (10.0, 3)], count: 4, sum: 12.5 };
     histogram.add(&[("callback", "x")], Value::Histogram(buckets));
