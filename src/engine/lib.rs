@@ -50,8 +50,8 @@ pub use hostcalls::{
     assemblyscript_sdk, rust_sdk,
 };
 pub use limits::Limits;
-pub use observe::{CalloutOutcome, FilterStats};
 pub use module::{Digest, Exported, Module};
+pub use observe::{CalloutOutcome, FilterStats};
 pub use runtime::{Options, Runtime};
 pub use stream::{Passed, Stream, Verdict};
 pub use wasi::{Errno, WASI, WasiFunction, WasiSupport};

@@ -61,7 +61,9 @@ static LISTENERS: Mutex<BTreeMap<SocketAddr, Weak<Listener>>> = Mutex::new(BTree
 /// An address that other machines reach, unless `any` permits it; a thread that cannot start.
 pub(crate) fn listen(address: SocketAddr, any: bool) -> Result<Arc<Listener>, String> {
     if !any && !address.ip().is_loopback() {
-        return Err(format!("metrics are served on loopback addresses, which {address} is not, unless any address is allowed"));
+        return Err(format!(
+            "metrics are served on loopback addresses, which {address} is not, unless any address is allowed"
+        ));
     }
     let mut listeners = LISTENERS.lock();
     if let Some(listener) = listeners.get(&address).and_then(Weak::upgrade) {

@@ -24,9 +24,9 @@ pub(super) struct RawMetrics {
 impl RawMetrics {
     pub(super) fn resolve(&self) -> Result<Metrics, String> {
         let text = &self.listen;
-        let listen: SocketAddr = text
-            .parse()
-            .map_err(|_| format!("metrics.listen: '{text}' is no address; one looks like 127.0.0.1:9151 or [::1]:9151"))?;
+        let listen: SocketAddr = text.parse().map_err(|_| {
+            format!("metrics.listen: '{text}' is no address; one looks like 127.0.0.1:9151 or [::1]:9151")
+        })?;
         if listen.port() == 0 {
             return Err("metrics.listen: port 0 is another one each time; name the port".to_owned());
         }

@@ -95,11 +95,8 @@ impl Runtime {
 
 fn of_filters(runtime: &Runtime) -> Vec<Family> {
     use Kind::{Counter, Histogram};
-    let mut streams = Family::new(
-        Counter,
-        "wasm_remap_rule_streams_total",
-        "Transactions in which the filter got a context.",
-    );
+    let mut streams =
+        Family::new(Counter, "wasm_remap_rule_streams_total", "Transactions in which the filter got a context.");
     let mut callbacks = Family::new(
         Histogram,
         "wasm_remap_rule_callback_duration_seconds",

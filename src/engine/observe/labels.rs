@@ -95,7 +95,8 @@ fn tags(name: &str) -> Parsed {
             None => base.push(part),
         }
     }
-    let base: Vec<_> = base.into_iter().map(|part| part.trim_matches(['_', '.'])).filter(|part| !part.is_empty()).collect();
+    let base: Vec<_> =
+        base.into_iter().map(|part| part.trim_matches(['_', '.'])).filter(|part| !part.is_empty()).collect();
     // Without a name, what looks like the first key may well hold it.
     if base.is_empty() { None } else { Some((base.join("_"), labels)) }
 }
@@ -202,21 +203,28 @@ mod tests {
     #[test]
     fn prometheus_notation() {
         let expected = labels(&[("code", "200"), ("path", "/a\"b\\,}=\n")]);
-        assert_eq!(
-            parsed(r#"requests{code="200",path="/a\"b\\,}=\n"}"#),
-            ("requests".to_owned(), expected.clone())
-        );
+        assert_eq!(parsed(r#"requests{code="200",path="/a\"b\\,}=\n"}"#), ("requests".to_owned(), expected.clone()));
         assert_eq!(parsed(r#"requests{ code = "200" , path="/a\"b\\,}=\n", }"#).1, expected);
         assert_eq!(parsed("requests{}"), ("requests".to_owned(), Vec::new()));
-        for broken in ["requests{", "requests{code}", "requests{code=200}", r#"requests{code="2"#, r#"{code="2"}"#, r#"r{="2"}"#,
-                       r#"r{a="1"b="2"}"#, "}{"] {
+        for broken in [
+            "requests{",
+            "requests{code}",
+            "requests{code=200}",
+            r#"requests{code="2"#,
+            r#"{code="2"}"#,
+            r#"r{="2"}"#,
+            r#"r{a="1"b="2"}"#,
+            "}{",
+        ] {
             assert_eq!(parsed(broken), (broken.to_owned(), Vec::new()), "{broken}");
         }
     }
 
     #[test]
     fn other_names_stay_as_they_are() {
-        for name in ["requests", "a.b.c", "code.200.method.GET.requests", "pw.filter.count_s_id=7", "a=.=b", "a;.;b", "", "ü"] {
+        for name in
+            ["requests", "a.b.c", "code.200.method.GET.requests", "pw.filter.count_s_id=7", "a=.=b", "a;.;b", "", "ü"]
+        {
             assert_eq!(parsed(name), (name.to_owned(), Vec::new()));
         }
         assert_eq!(parsed("wasmcustom.requests").0, "requests");
