@@ -38,7 +38,18 @@ impl Stat {
         // SAFETY: a C string, which ATS copies. It answers TS_ERROR, which is negative, or the id.
         let id =
             unsafe { TSStatCreate(c_name.as_ptr(), TS_RECORDDATATYPE_INT, TS_STAT_NON_PERSISTENT, TS_STAT_SYNC_SUM) };
-        if id < 0 { Err(Error::StatsFull(name.to_owned())) } else { Ok(Self(id)) }
+        if id < 0 {
+            return Err(Error::StatsFull(name.to_owned()));
+        }
+        let mut found: c_int = 0;
+        // Where there is room for a number, and none left in ATS's list of all records, the number has no name: nobody
+        // would ever see it.
+        // SAFETY: as the first look.
+        if unsafe { TSStatFindName(c_name.as_ptr(), &raw mut found) } == TS_SUCCESS {
+            Ok(Self(id))
+        } else {
+            Err(Error::StatsFull(name.to_owned()))
+        }
     }
 
     /// Adds `amount`, which may be negative (`TSStatIntIncrement`, `TSStatIntDecrement`). No update is lost: each

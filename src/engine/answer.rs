@@ -6,11 +6,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use callout::{Failure, FailureKind, GrpcEvent, GrpcMessage, HttpResponse, Pairs};
 
 use crate::abi::{BufferType, MapType};
+use crate::observe::{CalloutOutcome, FilterStats};
 
 /// What came for a plugin context.
 pub(crate) enum News {
@@ -64,13 +66,22 @@ pub(crate) struct Outgoing {
     root: u32,
     pub(crate) way: Way,
     count: Arc<AtomicUsize>,
+    stats: Arc<FilterStats>,
+    begun: Instant,
+    outcome: CalloutOutcome,
 }
 
 impl Outgoing {
     /// A call of the plugin context `root`, which `count` counts as long as it is under way.
-    pub(crate) fn new(root: u32, way: Way, count: &Arc<AtomicUsize>) -> Self {
+    pub(crate) fn new(root: u32, way: Way, count: &Arc<AtomicUsize>, stats: Arc<FilterStats>) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
-        Outgoing { root, way, count: Arc::clone(count) }
+        let outcome = CalloutOutcome::Cancelled;
+        Outgoing { root, way, count: Arc::clone(count), stats, begun: Instant::now(), outcome }
+    }
+
+    /// It is over, and how.
+    pub(crate) fn end(mut self, outcome: CalloutOutcome) {
+        self.outcome = outcome;
     }
 
     /// Its gRPC stream.
@@ -85,6 +96,7 @@ impl Outgoing {
 impl Drop for Outgoing {
     fn drop(&mut self) {
         self.count.fetch_sub(1, Ordering::Relaxed);
+        self.stats.callout(self.outcome, self.begun.elapsed());
     }
 }
 
@@ -193,12 +205,38 @@ impl Answer {
     }
 }
 
+/// What became of an HTTP call.
+pub(crate) fn outcome_of(result: &Result<HttpResponse, Failure>) -> CalloutOutcome {
+    match result.as_ref().map_err(|failure| failure.kind) {
+        Ok(_) => CalloutOutcome::Ok,
+        Err(FailureKind::Timeout) => CalloutOutcome::Timeout,
+        Err(FailureKind::Connect) => CalloutOutcome::Connect,
+        Err(FailureKind::Dns) => CalloutOutcome::Dns,
+        Err(FailureKind::Tls) => CalloutOutcome::Tls,
+        Err(FailureKind::Reset) => CalloutOutcome::Reset,
+        Err(FailureKind::Protocol) => CalloutOutcome::Protocol,
+        Err(FailureKind::TooLarge) => CalloutOutcome::TooLarge,
+        Err(FailureKind::Overflow) => CalloutOutcome::Overflow,
+    }
+}
+
+/// What became of a gRPC call that ended with this status: one that the server gave is an answer like any other, but for
+/// those that nobody gave.
+pub(crate) fn outcome_of_grpc(status: u32) -> CalloutOutcome {
+    match status {
+        DEADLINE_EXCEEDED => CalloutOutcome::Timeout,
+        UNAVAILABLE => CalloutOutcome::Connect,
+        _ => CalloutOutcome::Ok,
+    }
+}
+
+const DEADLINE_EXCEEDED: u32 = 4;
+const RESOURCE_EXHAUSTED: u32 = 8;
+const INTERNAL: u32 = 13;
+const UNAVAILABLE: u32 = 14;
+
 /// gRPC's status for a failure, which is what SDKs take the number of `proxy_get_status` for.
 fn status_of(kind: FailureKind) -> u32 {
-    const DEADLINE_EXCEEDED: u32 = 4;
-    const RESOURCE_EXHAUSTED: u32 = 8;
-    const INTERNAL: u32 = 13;
-    const UNAVAILABLE: u32 = 14;
     match kind {
         FailureKind::Timeout => DEADLINE_EXCEEDED,
         FailureKind::TooLarge | FailureKind::Overflow => RESOURCE_EXHAUSTED,

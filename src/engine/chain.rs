@@ -7,6 +7,7 @@ use crate::body::{Bodies, Side};
 use crate::config::{At, Body, ConfigFile, FailurePolicy, FilterSpec, RequestBody};
 use crate::error::Error;
 use crate::module::Exported;
+use crate::observe::FilterStats;
 use crate::pool::Plugin;
 use crate::runtime::Runtime;
 use crate::service::Service;
@@ -21,6 +22,7 @@ const MAX_FILTERS: usize = 64;
 #[derive(Debug)]
 pub struct Filter {
     pub(crate) plugin: Arc<Plugin>,
+    pub(crate) stats: Arc<FilterStats>,
     pub(crate) policy: FailurePolicy,
     pub(crate) pause: Duration,
     pub(crate) body_bytes: usize,
@@ -35,6 +37,12 @@ impl Filter {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.plugin.spec.name
+    }
+
+    /// What is counted of it.
+    #[must_use]
+    pub fn stats(&self) -> &Arc<FilterStats> {
+        &self.stats
     }
 
     /// What its module exports.
@@ -121,6 +129,7 @@ impl Chain {
             };
             filters.push(Filter {
                 plugin,
+                stats: runtime.filter_stats(label, &spec.name),
                 policy: spec.failure_policy,
                 pause: spec.limits.pause,
                 body_bytes: spec.limits.body_bytes,

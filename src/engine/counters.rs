@@ -16,6 +16,14 @@ macro_rules! counters {
             }
         }
 
+        impl Counters {
+            /// Every counter with its name and what it counts, in the same order.
+            #[must_use]
+            pub const fn described(&self) -> [(&'static str, &'static str, u64); counters!(@count $($name)+)] {
+                [$((stringify!($name), concat!($($doc),+).trim_ascii(), self.$name)),+]
+            }
+        }
+
         impl std::ops::AddAssign for Counters {
             fn add_assign(&mut self, other: Self) {
                 $(self.$name += other.$name;)+
@@ -51,7 +59,7 @@ counters! {
     streams_deleted,
     /// Guests that trapped, for whatever reason.
     traps,
-    /// … because a deadline passed.
+    /// Guests that trapped because a deadline passed.
     deadlines,
     /// Streams held by a filter.
     pauses,

@@ -26,6 +26,7 @@ pub mod inspect;
 mod limits;
 mod memory;
 mod module;
+pub mod observe;
 mod pool;
 mod runtime;
 mod service;
@@ -54,6 +55,7 @@ pub use hostcalls::{
 };
 pub use limits::Limits;
 pub use module::{Digest, Exported, Module};
+pub use observe::{CalloutOutcome, FilterStats};
 pub use runtime::{Options, Runtime};
 pub use station::Errand;
 pub use stream::{Passed, Stream, Verdict};

@@ -3,7 +3,7 @@
 //! A slot belongs to one event thread; its lock is uncontended unless threads outnumber slots. A VM that trapped
 //! is dropped at once and built anew: by the rebuilder thread, or by the next request if that comes first.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use crate::answer::News;
 use crate::cell::StreamCell;
 use crate::counters::{Counters, SlotCounters};
 use crate::error::{Error, TrapKind};
+use crate::observe::{FilterStats, Observer, VmGauge};
 use crate::runtime::Runtime;
 use crate::settings::PluginSpec;
 use crate::spec::VmSpec;
@@ -129,6 +130,7 @@ pub(crate) struct Pool {
     asynchronous: AtomicBool,
     /// Its one VM serves a service, and nobody's transactions.
     service: bool,
+    gauge: Arc<VmGauge>,
     /// Serialises additions: they take long, and must see each other's work.
     adding: Mutex<()>,
 }
@@ -153,6 +155,7 @@ impl Pool {
             plugins: Mutex::default(),
             asynchronous: AtomicBool::new(false),
             service,
+            gauge: Arc::default(),
             adding: Mutex::default(),
         })
     }
@@ -175,7 +178,27 @@ impl Pool {
             station: Arc::clone(&self.slots[index].station),
             calls: Arc::clone(&self.runtime.0.calls),
         });
-        Vm::build(&self.runtime.0.engine, &self.runtime.0.shared, &self.spec, home)
+        let inner = &self.runtime.0;
+        let observer = Observer {
+            clock: Arc::clone(&inner.clock),
+            registry: Arc::clone(&inner.registry),
+            gauge: Arc::clone(&self.gauge),
+        };
+        Vm::build(&inner.engine, &inner.shared, &self.spec, home, observer)
+    }
+
+    /// How many VMs there are, and how large.
+    pub(crate) fn gauge(&self) -> &VmGauge {
+        &self.gauge
+    }
+
+    /// The names of the plugins, and how many have each.
+    pub(crate) fn plugin_names(&self) -> BTreeMap<String, u64> {
+        let mut names = BTreeMap::new();
+        for spec in self.plugins.lock().specs.iter().flatten() {
+            *names.entry(spec.name.clone()).or_default() += 1;
+        }
+        names
     }
 
     pub(crate) fn counters(&self) -> Counters {
@@ -325,7 +348,7 @@ impl Pool {
             }
             Err(error) => {
                 log::error!(target: "wasm_remap", "tick: {error}");
-                entry.poison(&error);
+                entry.poison(&error, None);
                 // The rebuilt VM sets its timers when it is configured.
                 None
             }
@@ -347,7 +370,7 @@ impl Pool {
             Err(error) => {
                 let name = vm.plugin_name(root);
                 log::error!(target: "wasm_remap", "filter '{name}': {about}: {error}");
-                entry.poison(&error);
+                entry.poison(&error, None);
             }
         }
     }
@@ -416,6 +439,10 @@ impl Entry<'_> {
         match self.build() {
             Ok(()) => {
                 self.guard.backoff.built();
+                self.pool.runtime.0.registry.vm_rebuilt();
+                if let Some(vm) = &self.guard.vm {
+                    vm.count_rebuilt();
+                }
                 Ok(())
             }
             Err(error) => {
@@ -463,7 +490,9 @@ impl Entry<'_> {
                 Ok(())
             }
             Err(error) => {
-                self.discard(&error);
+                // The context is gone already, so the VM does not know whose it was.
+                let stats = self.pool.runtime.0.registry.stats("", &spec.name);
+                self.discard(&error, Some(&stats));
                 Err(error)
             }
         }
@@ -487,7 +516,7 @@ impl Entry<'_> {
             }
             Err(error) => {
                 log::error!(target: "wasm_remap", "end of a plugin context: {error}");
-                self.poison(&error);
+                self.poison(&error, None);
             }
         }
     }
@@ -513,7 +542,7 @@ impl Entry<'_> {
                 Ok(deleted) => self.slot.counters.roots_deleted.add(deleted),
                 Err(error) => {
                     log::error!(target: "wasm_remap", "end of a plugin context: {error}");
-                    self.discard(&error);
+                    self.discard(&error, None);
                 }
             }
         }
@@ -534,15 +563,21 @@ impl Entry<'_> {
         }
     }
 
-    /// Leaves the slot after a trap: drops the VM, wakes the streams that lived in it, and has it built anew.
+    /// Leaves the slot after a trap: drops the VM, wakes the streams that lived in it, and has it built anew. The trap is
+    /// counted for `stats`, the filter whose stream ran; without, for the plugin context that did.
     #[cold]
-    pub(crate) fn poison(mut self, error: &Error) {
-        self.discard(error);
+    pub(crate) fn poison(mut self, error: &Error, stats: Option<&FilterStats>) {
+        self.discard(error, stats);
         self.leave();
     }
 
-    fn discard(&mut self, error: &Error) {
+    fn discard(&mut self, error: &Error, stats: Option<&FilterStats>) {
         let Some(mut vm) = self.guard.vm.take() else { return };
+        match (stats, vm.blamed()) {
+            (Some(stats), _) => stats.trap(error),
+            (None, Some(stats)) => stats.trap(error),
+            (None, None) => {}
+        }
         vm.salvage();
         let (cells, roots) = vm.remains();
         let counters = &self.slot.counters;

@@ -14,6 +14,7 @@ use crate::counters::Counters;
 use crate::error::Error;
 use crate::limits::EPOCH;
 use crate::module::{Digest, Linkers, Module};
+use crate::observe::{Clock, FilterStats, Registry};
 use crate::pool::Pool;
 use crate::service::Services;
 use crate::shared::{Published, Shared};
@@ -56,6 +57,10 @@ pub(crate) struct RuntimeInner {
     pub(crate) engine: Engine,
     linkers: Linkers,
     pub(crate) shared: Arc<Shared>,
+    /// Statistics by rule and filter.
+    pub(crate) registry: Arc<Registry>,
+    /// Counts epochs, for whoever must not ask the system.
+    pub(crate) clock: Arc<Clock>,
     pub(crate) slots: usize,
     pub(crate) offline: bool,
     /// Calls of filters that are under way.
@@ -111,12 +116,14 @@ impl Runtime {
         let engine = engine()?;
         let linkers = Linkers::new(&engine).map_err(|error| Error::Module(format!("linker: {error:#}")))?;
         let stop = Arc::new(AtomicBool::new(false));
+        let clock = Arc::new(Clock::default());
         spawn("wasm-epoch", {
-            let (engine, stop) = (engine.clone(), Arc::clone(&stop));
+            let (engine, stop, clock) = (engine.clone(), Arc::clone(&stop), Arc::clone(&clock));
             move || {
                 while !stop.load(Ordering::Relaxed) {
                     std::thread::sleep(EPOCH);
                     engine.increment_epoch();
+                    clock.tick();
                 }
             }
         })?;
@@ -152,6 +159,8 @@ impl Runtime {
             engine,
             linkers,
             shared,
+            registry: Arc::new(Registry::new(slots)),
+            clock,
             slots,
             offline: options.offline,
             calls: Arc::default(),
@@ -264,8 +273,7 @@ impl Runtime {
     /// Totals of everything that ever ran here.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        let mut pools: Vec<_> = self.0.pools.lock().values().filter_map(Weak::upgrade).collect();
-        pools.extend(self.0.service_pools.lock().iter().filter_map(Weak::upgrade));
+        let pools = self.pools();
         let mut total = *self.0.retired.lock();
         for pool in pools {
             total += pool.counters();
@@ -277,6 +285,21 @@ impl Runtime {
     #[must_use]
     pub fn calls(&self) -> usize {
         self.0.calls.load(Ordering::Relaxed)
+    }
+
+    /// The pools that there are, in the order of their keys.
+    pub(crate) fn pools(&self) -> Vec<Arc<Pool>> {
+        let mut pools: Vec<_> = self.0.pools.lock().values().filter_map(Weak::upgrade).collect();
+        pools.extend(self.0.service_pools.lock().iter().filter_map(Weak::upgrade));
+        pools.sort_by_key(|pool| pool.spec.key);
+        pools
+    }
+
+    /// Where this filter of this rule counts; `rule` is as a chain's label has it. Reloads included.
+    #[must_use]
+    pub fn filter_stats(&self, rule: &str, filter: &str) -> Arc<FilterStats> {
+        // In a label called "rule" the word says nothing.
+        self.0.registry.stats(rule.strip_prefix("rule ").unwrap_or(rule), filter)
     }
 
     /// Shared data, queues and metrics.

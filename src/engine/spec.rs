@@ -8,8 +8,15 @@ use crate::module::Module;
 use crate::settings::VmSettings;
 
 /// What makes two VMs interchangeable: equal keys share VMs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct VmKey([u8; 32]);
+
+impl VmKey {
+    /// The beginning of the key: enough to tell the keys of one server apart.
+    pub(crate) fn short(&self) -> String {
+        self.0.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
 
 /// What a VM is built from.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use wasmtime::{Memory, StoreLimits, TypedFunc};
+use wasmtime::{Memory, TypedFunc};
 
 use crate::abi::{AbiVersion, Callback};
 use crate::answer::{Answer, Calls};
@@ -13,6 +13,7 @@ use crate::cell::{Effects, StreamCell};
 use crate::error::Error;
 use crate::host::StreamHost;
 use crate::limits::Stopwatch;
+use crate::observe::{FilterStats, MeasuredLimits};
 use crate::settings::{PluginSpec, VmSettings};
 use crate::shared::Subscription;
 use crate::vm::Home;
@@ -22,6 +23,8 @@ use crate::vm::Home;
 pub(crate) struct RootContext {
     /// Name, root id and configuration.
     pub(crate) plugin: Arc<PluginSpec>,
+    /// Where what belongs to no rule is counted.
+    pub(crate) stats: Arc<FilterStats>,
     /// `proxy_set_tick_period_milliseconds`; zero is off.
     pub(crate) tick_period: Duration,
     /// When the next tick is due; meaningless while the period is zero.
@@ -89,7 +92,7 @@ pub(crate) struct VmState {
     /// Holds the callback that runs to its time.
     pub(crate) stopwatch: Stopwatch,
     /// Memory and table ceilings.
-    pub(crate) limits: StoreLimits,
+    pub(crate) limits: MeasuredLimits,
     /// The callback that runs now.
     pub(crate) callback: Callback,
     /// The context that the host entered the VM for.
@@ -137,7 +140,7 @@ impl VmState {
         settings: Arc<VmSettings>,
         abi: AbiVersion,
         shared: Arc<crate::shared::Shared>,
-        limits: StoreLimits,
+        limits: MeasuredLimits,
     ) -> Self {
         VmState {
             settings,

@@ -5,15 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use ats::remap::InstanceArgs;
-use engine::config::ConfigFile;
+use engine::config::{self, ConfigFile};
 use engine::{Body, Chain};
 
+use crate::metrics_endpoint::{self, Listener};
 use crate::process;
 
-/// What a rule holds: its chain.
+/// What a rule holds: its chain, and what goes with it.
 #[derive(Debug)]
 pub(crate) struct Rule {
     chain: Arc<Chain>,
+    /// Where metrics are served, as long as a rule that wants it is there.
+    _metrics: Vec<Arc<Listener>>,
 }
 
 impl Rule {
@@ -38,6 +41,8 @@ impl Rule {
         }
         let process = process::get();
         let chain = Chain::load(&process.runtime, &label, &config).map_err(|error| fail(error.to_string()))?;
+        let listen = |metrics: &config::Metrics| metrics_endpoint::listen(metrics.listen, metrics.any_address);
+        let metrics = config.metrics.iter().map(listen).collect::<Result<_, _>>().map_err(fail)?;
         process.rules_created.fetch_add(1, Ordering::Relaxed);
         let names: Vec<_> = chain.filters().iter().map(describe).collect();
         log::info!("{label}: {} filters: {}", names.len(), names.join(", "));
@@ -45,7 +50,7 @@ impl Rule {
         if !services.is_empty() {
             log::info!("{label}: {} services: {}", services.len(), services.join(", "));
         }
-        Ok(Box::new(Rule { chain }))
+        Ok(Box::new(Rule { chain, _metrics: metrics }))
     }
 
     /// The chain that new transactions take.

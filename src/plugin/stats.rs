@@ -1,12 +1,18 @@
-//! Our counters as ATS statistics: `traffic_ctl metric match wasm_remap`.
+//! Our numbers, and those that filters define, as ATS statistics: `traffic_ctl metric match wasm_remap`.
+//!
+//! ATS 9 has room for 1,400 statistics of all plugins (`proxy.config.stat_api.max_stats_allowed` is read by nobody), a
+//! hundred fewer if records fill up first, and never gives one back. So what has labels without end, by rule and
+//! filter, is served by [`crate::metrics_endpoint`] alone; here are totals, and what filters define as far as it goes.
 
-use std::sync::atomic::Ordering;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ats::cont::{ContRef, Continuation, Edata, Handler};
 use ats::event::Event;
 use ats::schedule::Pool;
 use ats::stats::Stat;
+use engine::observe::{Defined, DefinedValue, Total};
 use parking_lot::Mutex;
 
 use crate::process;
@@ -14,46 +20,134 @@ use crate::process;
 /// How often the statistics are brought up to date.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Copies the engine's counters into ATS's statistics.
+/// The most statistics that we take of ATS's, so that other plugins have some.
+const MAX_STATS: usize = 1_000;
+
+/// Statistics that ATS has no room for.
+static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
+
+/// Copies numbers into ATS's statistics.
 ///
 /// After an upgrade in place two copies of this plugin live in one process, with the same statistics. So a copy writes
 /// while it has rules, and once more when something changed after that; the statistics then are the new copy's.
 struct Exporter {
-    stats: Vec<Stat>,
-    written: Mutex<Vec<(&'static str, u64)>>,
+    exported: Mutex<Exported>,
+}
+
+#[derive(Default)]
+struct Exported {
+    /// By name, without prefix; `None` is left out.
+    stats: HashMap<String, Option<Stat>>,
+    /// ATS has no room for more.
+    full: bool,
+    /// What was written last.
+    written: Vec<i64>,
 }
 
 /// Kept for the life of the process.
 static EXPORTER: Mutex<Option<Continuation<Exporter>>> = Mutex::new(None);
 
-/// Every counter of ours with its name, in a fixed order.
-fn values() -> Vec<(&'static str, u64)> {
+/// Numbers of the whole process, in a fixed order: what ATS and Prometheus both show.
+pub(crate) fn totals() -> Vec<Total> {
     let process = process::get();
-    let mut values = vec![
-        ("transactions", process.entered()),
-        ("rules_created", process.rules_created.load(Ordering::Relaxed)),
-        ("rules_deleted", process.rules_deleted.load(Ordering::Relaxed)),
-        ("reloads_refused", process.reloads_refused.load(Ordering::Relaxed)),
-        ("panics", ats::guard::panic_count()),
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let own = [
+        ("transactions", "Requests that matched a rule of ours.", process.entered()),
+        ("rules_created", "Rules loaded.", read(&process.rules_created)),
+        ("rules_deleted", "Rules gone, after a reload and their last transaction.", read(&process.rules_deleted)),
+        ("reloads_refused", "Reloads whose new rules were not taken.", read(&process.reloads_refused)),
+        ("panics", "Panics of the plugin itself that its guards caught.", ats::guard::panic_count()),
     ];
-    values.extend(process.runtime.counters().list());
-    values
+    let mut totals: Vec<_> = own.into_iter().map(|(name, help, value)| Total::counter(name, help, value)).collect();
+    totals.extend(process.runtime.totals());
+    totals.push(Total::gauge("stats_left_out", "Statistics that ATS has no room for.", read(&LEFT_OUT)));
+    totals
+}
+
+/// What filters define, as whole numbers with names.
+fn defined() -> Vec<(String, i64)> {
+    let mut numbers = Vec::new();
+    for Defined { dotted, value } in Defined::all(process::get().runtime.shared()) {
+        match value {
+            DefinedValue::Counter(count) => numbers.push((format!("filter.{dotted}"), whole(count))),
+            DefinedValue::Gauge(value) => numbers.push((format!("filter.{dotted}"), value)),
+            DefinedValue::Histogram { buckets, sum } => {
+                let count = buckets.iter().map(|&(_, count)| count).sum();
+                numbers.push((format!("filter.{dotted}.count"), whole(count)));
+                numbers.push((format!("filter.{dotted}.sum"), whole(sum)));
+            }
+        }
+    }
+    numbers
+}
+
+fn whole(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+impl Exported {
+    /// The statistic of this name, made if there is room for it.
+    fn stat(&mut self, name: &str) -> Option<Stat> {
+        if let Some(&known) = self.stats.get(name) {
+            return known;
+        }
+        let made = if self.full {
+            None
+        } else if self.stats.len() >= MAX_STATS {
+            self.fill(name, &format!("this plugin takes no more than {MAX_STATS}"));
+            None
+        } else {
+            match Stat::find_or_create(&format!("wasm_remap.{name}")) {
+                Ok(stat) => Some(stat),
+                Err(error) => {
+                    self.fill(name, &error.to_string());
+                    None
+                }
+            }
+        };
+        if made.is_none() {
+            LEFT_OUT.fetch_add(1, Ordering::Relaxed);
+        }
+        self.stats.insert(name.to_owned(), made);
+        made
+    }
+
+    /// There is no room for more. ATS counts each attempt, so there are none after the first that failed.
+    fn fill(&mut self, name: &str, why: &str) {
+        self.full = true;
+        log::warn!(
+            "wasm_remap.{name} and what filters define from now on are no ATS statistics: {why}; \
+             wasm_remap.stats_left_out counts them, and 'metrics: {{listen: ...}}' in a filter file serves all"
+        );
+    }
+
+    /// Brings the statistics up to date.
+    fn write(&mut self, serving: bool) {
+        let defined = defined();
+        // First of all, so that what is left out is counted among the totals.
+        let mut stats: Vec<_> = defined.iter().map(|(name, value)| (self.stat(name), *value)).collect();
+        let totals = totals();
+        stats.extend(totals.iter().map(|total| (self.stat(total.name), whole(total.value))));
+        let values: Vec<_> = stats.iter().map(|&(_, value)| value).collect();
+        if serving || values != self.written {
+            stats.iter().for_each(|(stat, value)| {
+                if let Some(stat) = stat {
+                    stat.set(*value);
+                }
+            });
+            self.written = values;
+        }
+    }
 }
 
 /// Registers the statistics and begins to update them. Where ATS has no room for them, the log says so, and
 /// everything else works.
 pub(crate) fn start() {
-    let mut stats = Vec::new();
-    for (name, _) in values() {
-        match Stat::find_or_create(&format!("wasm_remap.{name}")) {
-            Ok(stat) => stats.push(stat),
-            Err(error) => {
-                log::warn!("statistics are not exported: wasm_remap.{name}: {error}");
-                return;
-            }
-        }
+    let mut exported = Exported::default();
+    for total in totals() {
+        exported.stat(total.name);
     }
-    match Continuation::new(Exporter { stats, written: Mutex::default() }) {
+    match Continuation::new(Exporter { exported: Mutex::new(exported) }) {
         Ok(cont) => {
             let _ = cont.as_ref().schedule_on_pool(PERIOD, Pool::Task);
             *EXPORTER.lock() = Some(cont);
@@ -68,15 +162,7 @@ impl Handler for Exporter {
     fn handle(&self, cont: ContRef<'_, Self>, _event: Event, _edata: Edata) {
         let process = process::get();
         let serving = process.rules_created.load(Ordering::Relaxed) > process.rules_deleted.load(Ordering::Relaxed);
-        let values = values();
-        let mut written = self.written.lock();
-        if serving || *written != values {
-            for (stat, (_, value)) in self.stats.iter().zip(&values) {
-                stat.set(i64::try_from(*value).unwrap_or(i64::MAX));
-            }
-            *written = values;
-        }
-        drop(written);
+        self.exported.lock().write(serving);
         let _ = cont.schedule_on_pool(PERIOD, Pool::Task);
     }
 }

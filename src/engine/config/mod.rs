@@ -5,6 +5,7 @@
 
 mod clusters;
 pub mod error;
+mod metrics;
 mod namespaces;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use crate::limits::Limits;
 
 pub use clusters::HostPattern;
 pub use error::ConfigError;
+pub use metrics::Metrics;
 pub use namespaces::Namespace;
 
 /// A configuration file larger than this is surely another file.
@@ -162,6 +164,8 @@ pub struct ConfigFile {
     pub clusters: BTreeMap<String, ClusterSettings>,
     /// Ceilings of what filters with one `vm_id` share.
     pub namespaces: Vec<Namespace>,
+    /// Where metrics are served; nowhere without.
+    pub metrics: Vec<Metrics>,
 }
 
 impl ConfigFile {
@@ -182,6 +186,7 @@ impl ConfigFile {
         self.filters.extend(other.filters);
         self.services.extend(other.services);
         self.namespaces.extend(other.namespaces);
+        self.metrics.extend(other.metrics);
         Ok(())
     }
 
@@ -209,6 +214,7 @@ struct RawFile {
     clusters: BTreeMap<String, clusters::RawCluster>,
     #[serde(default)]
     namespaces: Vec<namespaces::RawNamespace>,
+    metrics: Option<metrics::RawMetrics>,
 }
 
 #[derive(Deserialize)]
@@ -282,7 +288,10 @@ pub fn load(file: &Path) -> Result<ConfigFile, ConfigError> {
 pub fn parse(file: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
     let fail = |message: String| ConfigError { file: file.to_owned(), at: None, message };
     let raw: RawFile = serde_yaml::from_str(text).map_err(|error| yaml_error(file, &error))?;
-    let shared = !raw.services.is_empty() || !raw.clusters.is_empty() || !raw.namespaces.is_empty();
+    let shared = !raw.services.is_empty()
+        || !raw.clusters.is_empty()
+        || !raw.namespaces.is_empty()
+        || raw.metrics.is_some();
     let filters = match raw.filters {
         Some(filters) if filters.is_empty() => {
             return Err(fail(
@@ -292,7 +301,7 @@ pub fn parse(file: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
         Some(filters) => filters,
         // What other files of the rule use.
         None if shared => Vec::new(),
-        None => return Err(fail("has neither 'filters' nor 'services', 'clusters' or 'namespaces'".into())),
+        None => return Err(fail("has neither 'filters' nor 'services', 'clusters', 'namespaces' or 'metrics'".into())),
     };
     let home = file.parent().unwrap_or(Path::new("."));
     let list = |key: &str, raw: Vec<RawFilter>| {
@@ -313,6 +322,7 @@ pub fn parse(file: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
         services,
         clusters: clusters::resolve(raw.clusters, home).map_err(fail)?,
         namespaces: raw.namespaces.into_iter().enumerate().map(namespace).collect::<Result<_, _>>()?,
+        metrics: raw.metrics.map(|metrics| metrics.resolve()).transpose().map_err(fail)?.into_iter().collect(),
     })
 }
 
@@ -432,6 +442,19 @@ mod tests {
     }
 
     #[test]
+    fn where_metrics_are_served() {
+        let metrics = |text: &str| {
+            let text = format!("filters: [{{name: a, module: b}}]\n{text}");
+            parse(Path::new("f.yaml"), &text).unwrap().metrics.pop()
+        };
+        assert_eq!(metrics(""), None);
+        let listen = |address: &str, any_address| Some(Metrics { listen: address.parse().unwrap(), any_address });
+        assert_eq!(metrics("metrics: {listen: '127.0.0.1:9151'}"), listen("127.0.0.1:9151", false));
+        assert_eq!(metrics("metrics: {listen: '[::1]:9151'}"), listen("[::1]:9151", false));
+        assert_eq!(metrics("metrics: {listen: 0.0.0.0:9151, any_address: true}"), listen("0.0.0.0:9151", true));
+    }
+
+    #[test]
     fn mistakes_say_where_and_what() {
         let cases = [
             (
@@ -444,6 +467,22 @@ mod tests {
                 "/etc/f/shop.yaml:2:11: filters[0].name: invalid type: sequence",
             ),
             ("filter: []\n", "/etc/f/shop.yaml:1:1: unknown field `filter`, expected one of `filters`, `services`"),
+            (
+                "metrics: {listen: 9151}\nfilters: [{name: a, module: b}]\n",
+                "/etc/f/shop.yaml: metrics.listen: '9151' is no address; one looks like 127.0.0.1:9151",
+            ),
+            (
+                "metrics: {listen: localhost:9151}\nfilters: [{name: a, module: b}]\n",
+                "/etc/f/shop.yaml: metrics.listen: 'localhost:9151' is no address; one looks like 127.0.0.1:9151",
+            ),
+            (
+                "metrics: {listen: '127.0.0.1:0'}\nfilters: [{name: a, module: b}]\n",
+                "/etc/f/shop.yaml: metrics.listen: port 0 is another one each time",
+            ),
+            (
+                "metrics: {listen: '0.0.0.0:9151'}\nfilters: [{name: a, module: b}]\n",
+                "/etc/f/shop.yaml: metrics.listen: 0.0.0.0:9151 may be reached from other machines",
+            ),
             ("filters: 3\n", "/etc/f/shop.yaml:1:10: filters: invalid type: integer `3`, expected a sequence"),
             ("filters: []\n", "/etc/f/shop.yaml: the list 'filters' is empty"),
             ("filters:\n\t- a\n", "/etc/f/shop.yaml:2:1: found character that cannot start any token"),

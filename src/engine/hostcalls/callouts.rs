@@ -14,6 +14,7 @@ use crate::abi::pairs;
 use crate::answer::{CallKind, News, Outgoing, Way};
 use crate::error::Error;
 use crate::memory::{self, Guest};
+use crate::observe::CalloutOutcome;
 use crate::state::VmState;
 use crate::station::Delivery;
 use crate::upstreams::{Unknown, Upstreams};
@@ -68,8 +69,11 @@ pub(super) fn http_call(
     let Some(home) = &state.home else { return Ok(()) };
     let (station, address) = (Arc::clone(&home.station), home.address.clone());
     let done = move |result| station.post(Delivery { address, root, news: News::Http { token, result } });
-    let call = cluster.http_call(request, timeout, Box::new(done)).map_err(|refused| refusal(&refused))?;
-    state.calls.insert(token, Outgoing::new(root, Way::Http(call), &home.calls));
+    let call = match cluster.http_call(request, timeout, Box::new(done)) {
+        Ok(call) => call,
+        Err(refused) => return Err(refusal(state, &refused)),
+    };
+    keep(state, token, root, Way::Http(call));
     Ok(())
 }
 
@@ -117,14 +121,14 @@ pub(super) fn grpc_stream(
     open(guest, names, None, id, CallKind::GrpcStream, |stream| Ok(Way::GrpcStream(stream)))
 }
 
-/// Opens a gRPC stream to where the four places of memory say, and lets `keep` make of it what it is to be.
+/// Opens a gRPC stream to where the four places of memory say, and lets `make` make of it what it is to be.
 fn open(
     guest: &mut Guest<'_>,
     names: [(i32, i32); 4],
     timeout: Option<Duration>,
     id: i32,
     kind: CallKind,
-    keep: impl FnOnce(callout::GrpcStream) -> Result<Way, Error>,
+    make: impl FnOnce(callout::GrpcStream) -> Result<Way, Error>,
 ) -> Result<(), Error> {
     let (memory, state) = memory::split(guest)?;
     let limits = state.settings.limits.pairs;
@@ -150,15 +154,16 @@ fn open(
     let events = move |event| {
         station.post(Delivery { address: address.clone(), root, news: News::Grpc { token, event } });
     };
-    let stream = cluster.grpc(request, timeout, Box::new(events)).map_err(|refused| match refused {
-        Refused::BadRequest(why) => {
-            log::debug!("a gRPC call is refused: {why}");
-            Error::Unparsable("service, method or metadata")
+    let stream = match cluster.grpc(request, timeout, Box::new(events)) {
+        Ok(stream) => stream,
+        Err(refused) => {
+            let error = refusal(state, &refused);
+            let wrong = matches!(error, Error::BadArgument(_));
+            return Err(if wrong { Error::Unparsable("service, method or metadata") } else { error });
         }
-        refused => refusal(&refused),
-    })?;
-    let way = keep(stream)?;
-    state.calls.insert(token, Outgoing::new(root, way, &home.calls));
+    };
+    let way = make(stream)?;
+    keep(state, token, root, way);
     Ok(())
 }
 
@@ -239,18 +244,35 @@ fn own(pairs: &[pairs::Pair<'_>]) -> Pairs {
     pairs.iter().map(|(name, value)| (Bytes::copy_from_slice(name), Bytes::copy_from_slice(value))).collect()
 }
 
-fn refusal(refused: &Refused) -> Error {
-    match refused {
+/// Notes a call that is under way.
+fn keep(state: &mut VmState, token: u32, root: u32, way: Way) {
+    let (Some(home), Some(context)) = (&state.home, state.root()) else { return };
+    let call = Outgoing::new(root, way, &home.calls, Arc::clone(&context.stats));
+    state.calls.insert(token, call);
+}
+
+/// Counts a call that is not sent.
+fn refusal(state: &VmState, refused: &Refused) -> Error {
+    let (outcome, error) = match refused {
         Refused::BadRequest(why) => {
             log::debug!("a call is refused: {why}");
-            Error::BadArgument("the call's headers")
+            (CalloutOutcome::Refused, Error::BadArgument("the call's headers"))
         }
-        _ => Error::Busy("the cluster has as many calls under way as it may"),
+        _ => (CalloutOutcome::Overflow, Error::Busy("the cluster has as many calls under way as it may")),
+    };
+    count(state, outcome);
+    error
+}
+
+fn count(state: &VmState, outcome: CalloutOutcome) {
+    if let Some(root) = state.root() {
+        root.stats.callout(outcome, Duration::ZERO);
     }
 }
 
 /// Tells the log why an upstream cannot be called: once for each, since filters try again for every transaction.
 fn complain(state: &mut VmState, upstream: &[u8], unknown: &Unknown) {
+    count(state, CalloutOutcome::Refused);
     if state.complaints.len() >= MAX_COMPLAINTS || state.complaints.iter().any(|told| **told == *upstream) {
         return;
     }

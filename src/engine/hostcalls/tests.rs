@@ -50,6 +50,7 @@ impl Scene {
         });
         let root = RootContext {
             plugin,
+            stats: crate::observe::Registry::new(1).stats("", "shop"),
             tick_period: Duration::ZERO,
             tick_due: None,
             pending_done: false,

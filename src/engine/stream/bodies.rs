@@ -131,6 +131,7 @@ impl Course {
         part.ended[side as usize] |= end;
         if std::mem::replace(&mut part.gates[side as usize], gate) == Gate::Open {
             self.tally(chain, at, |counters| counters.pauses.add(1));
+            chain.filters()[at].stats.pause(self.slot);
         }
         if gate == Gate::NoBuffer {
             drop(self.cell.take_body(at, side));

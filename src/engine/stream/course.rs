@@ -68,7 +68,7 @@ pub(super) struct Wait {
 
 /// What changes while a stream runs. Apart from the chain, so that both can be borrowed side by side.
 pub(super) struct Course {
-    slot: usize,
+    pub(super) slot: usize,
     pub(super) cell: Arc<StreamCell>,
     /// The host between callbacks, unless it waits in the cell, where callbacks of other contexts find it.
     host: Host,
@@ -83,6 +83,8 @@ pub(super) struct Course {
     pub(super) flows: Option<Box<[Flow; 2]>>,
     /// A filter failed closed: the answer is the policy's, and no filter sees it.
     pub(super) failed: bool,
+    /// The filters that hold something, and since when.
+    held: Vec<(usize, Instant)>,
     finished: bool,
     /// Which filters see the response that passes.
     response_at: At,
@@ -119,6 +121,7 @@ impl Course {
             pending: Effects::default(),
             flows: None,
             failed: false,
+            held: Vec::new(),
             finished: false,
             response_at: At::Client,
             end_of_stream: [false; 2],
@@ -161,6 +164,9 @@ impl Course {
         let holds = self.holds();
         if holds || self.waits.iter().any(Option::is_some) {
             self.renew_waits(chain);
+        }
+        if holds || !self.held.is_empty() {
+            self.time_pauses(chain);
         }
         if holds || chain.is_asynchronous() {
             let paused = holds && matches!(verdict, Verdict::Continue | Verdict::Pause);
@@ -225,10 +231,12 @@ impl Course {
             .create_stream(context, root, at, &self.cell)
             .and_then(|()| if headers { vm.request_headers(context, end_of_stream) } else { Ok(Action::Continue) });
         let effects = vm.take_back(context, &self.cell, host);
+        vm.report(&filter.stats);
+        filter.stats.begin_stream(self.slot);
         slot.counters.streams_created.add(1);
         let part = &mut self.parts[at];
         (part.context, part.generation, part.state) = (context, generation, PartState::Alive);
-        finish_entry(entry, result).map(|action| (action, effects))
+        finish_entry(entry, result, filter).map(|action| (action, effects))
     }
 
     /// Enters the VM in which the filter's context lives.
@@ -247,7 +255,8 @@ impl Course {
         vm.lend(part.context, host.take());
         let result = run(vm, part.context);
         let effects = vm.take_back(part.context, &self.cell, host);
-        finish_entry(entry, result).map(|action| (action, effects))
+        vm.report(&filter.stats);
+        finish_entry(entry, result, filter).map(|action| (action, effects))
     }
 
     /// What a callback for headers means for the stream; `None` is the next filter's turn.
@@ -273,6 +282,7 @@ impl Course {
             return None;
         }
         self.tally(chain, at, |counters| counters.pauses.add(1));
+        chain.filters()[at].stats.pause(self.slot);
         self.parts[at].gates[side as usize] = Gate::Headers;
         self.headers[side as usize] = Some(at);
         Some(Verdict::Pause)
@@ -291,6 +301,7 @@ impl Course {
         if let Some(response) = self.pending.local_response.take() {
             self.pending = Effects::default();
             self.tally(chain, at, |counters| counters.local_responses.add(1));
+            chain.filters()[at].stats.local_response(self.slot);
             self.let_go();
             return Some(Verdict::Respond(response));
         }
@@ -328,6 +339,24 @@ impl Course {
         self.parts.iter().any(|part| part.gates != [Gate::Open; 2])
     }
 
+    /// Keeps the time for which filters hold something.
+    #[cold]
+    pub(super) fn time_pauses(&mut self, chain: &Chain) {
+        let (parts, slot) = (&self.parts, self.slot);
+        self.held.retain(|&(at, since)| {
+            let holds = parts[at].gates != [Gate::Open; 2];
+            if !holds {
+                chain.filters()[at].stats.paused(slot, since.elapsed());
+            }
+            holds
+        });
+        for (at, part) in self.parts.iter().enumerate() {
+            if part.gates != [Gate::Open; 2] && !self.held.iter().any(|&(known, _)| known == at) {
+                self.held.push((at, Instant::now()));
+            }
+        }
+    }
+
     /// A filter that holds something.
     fn holder(&self) -> Option<usize> {
         self.parts.iter().position(|part| part.gates != [Gate::Open; 2])
@@ -346,6 +375,9 @@ impl Course {
             return;
         }
         self.let_go();
+        if !self.held.is_empty() {
+            self.time_pauses(chain);
+        }
         // Nobody may act on the stream any more; the host goes with the last of its callbacks.
         let mut host = match self.host.take() {
             Some(host) if !chain.is_asynchronous() => Some(host),
@@ -364,12 +396,13 @@ impl Course {
             let result = vm.end_stream(part.context);
             // Whatever the filter still asked for has nothing left to happen to.
             drop(vm.take_back(part.context, &self.cell, &mut host));
+            vm.report(&filter.stats);
             slot.counters.streams_deleted.add(1);
             match result {
                 Ok(()) => entry.leave(),
                 Err(error) => {
                     super::policy::report(chain, at, &error, "the transaction is over");
-                    entry.poison(&error);
+                    entry.poison(&error, Some(&filter.stats));
                 }
             }
         }
@@ -404,14 +437,14 @@ pub(super) fn gone() -> Error {
 }
 
 /// Leaves a slot after a callback: in order, or, after a trap, by dropping its VM.
-fn finish_entry<A>(entry: Entry<'_>, result: Result<A, Error>) -> Result<A, Error> {
+fn finish_entry<A>(entry: Entry<'_>, result: Result<A, Error>, filter: &Filter) -> Result<A, Error> {
     match result {
         Ok(action) => {
             entry.leave();
             Ok(action)
         }
         Err(error) => {
-            entry.poison(&error);
+            entry.poison(&error, Some(&filter.stats));
             Err(error)
         }
     }

@@ -18,6 +18,7 @@ impl Course {
     /// Applies the failure policy. `None` goes on without the filter.
     #[cold]
     pub(super) fn apply_policy(&mut self, chain: &Chain, at: usize, error: &Error) -> Option<Verdict> {
+        chain.filters()[at].stats.failure(chain.filters()[at].policy);
         match chain.filters()[at].policy {
             FailurePolicy::Open => {
                 report(chain, at, error, "failure_policy open: the transaction goes on without it");
@@ -41,6 +42,7 @@ impl Course {
         let limit = chain.filters()[at].pause;
         let expired = Error::Start(format!("it held the transaction for more than {limit:?}"));
         if let Some(verdict) = self.apply_policy(chain, at, &expired) {
+            self.time_pauses(chain);
             return verdict;
         }
         self.enter(chain, |course, host| course.open(chain, side, at, host))

@@ -5,7 +5,7 @@ use callout::{GrpcEvent, Pairs};
 
 use super::{Vm, size};
 use crate::abi::{BufferType, Callback, MapType};
-use crate::answer::{Answer, News, Way};
+use crate::answer::{Answer, Calls, News, Way, outcome_of, outcome_of_grpc};
 use crate::error::Error;
 use crate::state::Context;
 
@@ -20,7 +20,10 @@ impl Vm {
     pub(crate) fn deliver(&mut self, root: u32, news: News) -> Result<(), Error> {
         let result = match news {
             News::Http { token, result } => match self.store.data_mut().calls.remove(token) {
-                Some(_) => self.http_call_response(root, token, Answer::http(result)),
+                Some(call) => {
+                    call.end(outcome_of(&result));
+                    self.http_call_response(root, token, Answer::http(result))
+                }
                 None => Ok(()),
             },
             News::Grpc { token, event } => self.grpc(root, token, event),
@@ -57,7 +60,7 @@ impl Vm {
                 GrpcEvent::InitialMetadata(_) | GrpcEvent::TrailingMetadata(_) => Ok(()),
                 GrpcEvent::Close { status, message: text } => {
                     let message = message.take();
-                    calls.remove(token);
+                    end(calls, token, status);
                     match (status, message) {
                         (0, Some(message)) => self.grpc_receive(root, token, message.bytes.clone()),
                         (0, None) => {
@@ -81,7 +84,7 @@ impl Vm {
             // What the message takes of the window goes back when it is dropped, behind the callback.
             GrpcEvent::Message(message) => self.grpc_receive(root, token, message.bytes.clone()),
             GrpcEvent::Close { status, message } => {
-                calls.remove(token);
+                end(calls, token, status);
                 self.grpc_close(root, token, status, message)
             }
         }
@@ -131,5 +134,12 @@ impl Vm {
             subscription.served(taken);
         }
         Ok(())
+    }
+}
+
+/// A gRPC call or stream is over.
+fn end(calls: &mut Calls, token: u32, status: u32) {
+    if let Some(call) = calls.remove(token) {
+        call.end(outcome_of_grpc(status));
     }
 }

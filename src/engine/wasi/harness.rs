@@ -6,6 +6,7 @@ use wasmtime::{AsContextMut, Instance, Store, StoreLimitsBuilder, Val};
 
 use crate::hostcalls::{HOSTCALLS, ParamType};
 use crate::limits::Limits;
+use crate::observe::MeasuredLimits;
 use crate::runtime::{Options, Runtime};
 use crate::settings::VmSettings;
 use crate::state::VmState;
@@ -74,7 +75,7 @@ impl Puppet {
             Arc::new(settings),
             module.abi(),
             Arc::clone(&runtime.0.shared),
-            StoreLimitsBuilder::new().build(),
+            MeasuredLimits::new(StoreLimitsBuilder::new().build(), Arc::default()),
         );
         let mut store = Store::new(&runtime.0.engine, state);
         store.set_epoch_deadline(u64::MAX / 2);

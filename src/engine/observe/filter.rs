@@ -1,0 +1,309 @@
+//! What is counted of one filter of one rule.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use crossbeam::utils::CachePadded;
+use parking_lot::Mutex;
+
+use super::latency::Latency;
+use crate::abi::Callback;
+use crate::config::FailurePolicy;
+use crate::error::Error;
+
+/// Room for so many callbacks; more than the ABI has.
+const CALLBACKS: usize = 32;
+
+/// Filters of rules that are gone are forgotten, the idle ones together, once there are so many of them.
+const MAX_IDLE: usize = 10_000;
+
+/// How many more filters there are each time somebody looks for idle ones.
+const LOOK: usize = 1_000;
+
+macro_rules! outcomes {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
+        /// How a callout (an HTTP or gRPC call that a filter makes) ended.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum CalloutOutcome { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl CalloutOutcome {
+            /// Every outcome, in the order of its number.
+            pub const ALL: [CalloutOutcome; outcomes!(@count $($variant)+)] = [$(CalloutOutcome::$variant),+];
+
+            /// The value of the label `outcome`.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(CalloutOutcome::$variant => $name),+ }
+            }
+        }
+    };
+    (@count) => { 0 };
+    (@count $head:ident $($tail:ident)*) => { 1 + outcomes!(@count $($tail)*) };
+}
+
+outcomes! {
+    /// A whole response, whatever its status.
+    Ok = "ok",
+    /// The filter's timeout passed.
+    Timeout = "timeout",
+    /// No connection could be made.
+    Connect = "connect",
+    /// The name did not resolve.
+    Dns = "dns",
+    /// The handshake failed, or the peer's certificate was refused.
+    Tls = "tls",
+    /// The peer broke the connection off.
+    Reset = "reset",
+    /// The peer broke its protocol's rules.
+    Protocol = "protocol",
+    /// The response was larger than allowed.
+    TooLarge = "too_large",
+    /// There were too many callouts at once.
+    Overflow = "overflow",
+    /// Refused before anything was sent: an unknown cluster, a malformed request.
+    Refused = "refused",
+    /// Nobody waits for it any more: the filter or its transaction ended.
+    Cancelled = "cancelled",
+}
+
+/// What one thread counts for itself. Written by the slot's own thread, mostly.
+#[derive(Debug, Default)]
+struct FilterSlot {
+    streams: AtomicU64,
+    pauses: AtomicU64,
+    paused_nanos: AtomicU64,
+    local_responses: AtomicU64,
+}
+
+/// Numbers of the whole process that no pool counts.
+#[derive(Debug, Default)]
+pub(super) struct Process {
+    pub(super) rebuilds: AtomicU64,
+    pub(super) callouts: [AtomicU64; CalloutOutcome::ALL.len()],
+    pub(super) failures: AtomicU64,
+}
+
+/// What is counted of one filter of one rule, from the first load of that rule on, reloads included.
+///
+/// What belongs to no rule is counted for the rule with the empty name: plugin contexts are shared by the rules that
+/// have equal filters, and with them ticks, configurations and the traps in them.
+pub struct FilterStats {
+    rule: Box<str>,
+    filter: Box<str>,
+    process: Arc<Process>,
+    /// By slot, made when first used: most rules see little traffic, and few see some on every thread.
+    slots: Box<[OnceLock<Box<CachePadded<FilterSlot>>>]>,
+    /// For threads beyond the number of slots.
+    elsewhere: FilterSlot,
+    /// By callback. Shared by all threads, since only so many callbacks are measured in any while.
+    callbacks: [OnceLock<Box<(Callback, Latency)>>; CALLBACKS],
+    /// By reason.
+    traps: Mutex<BTreeMap<&'static str, u64>>,
+    rebuilds: AtomicU64,
+    /// Closed, open.
+    failures: [AtomicU64; 2],
+    callouts: [AtomicU64; CalloutOutcome::ALL.len()],
+    callout_times: OnceLock<Box<Latency>>,
+}
+
+impl std::fmt::Debug for FilterStats {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FilterStats").field("rule", &self.rule).field("filter", &self.filter).finish_non_exhaustive()
+    }
+}
+
+impl FilterStats {
+    fn new(rule: &str, filter: &str, slots: usize, process: Arc<Process>) -> Self {
+        FilterStats {
+            rule: rule.into(),
+            filter: filter.into(),
+            process,
+            slots: (0..slots).map(|_| OnceLock::new()).collect(),
+            elsewhere: FilterSlot::default(),
+            callbacks: std::array::from_fn(|_| OnceLock::new()),
+            traps: Mutex::default(),
+            rebuilds: AtomicU64::new(0),
+            failures: Default::default(),
+            callouts: Default::default(),
+            callout_times: OnceLock::new(),
+        }
+    }
+
+    /// The rule, as `FROM -> TO`; empty for what belongs to none.
+    #[must_use]
+    pub fn rule(&self) -> &str {
+        &self.rule
+    }
+
+    /// The filter's name.
+    #[must_use]
+    pub fn filter(&self) -> &str {
+        &self.filter
+    }
+
+    #[inline]
+    fn slot(&self, slot: usize) -> &FilterSlot {
+        match self.slots.get(slot) {
+            Some(slot) => slot.get_or_init(Box::default),
+            None => &self.elsewhere,
+        }
+    }
+
+    /// A stream of this filter begins. To be called on the slot's own thread.
+    #[inline]
+    pub(crate) fn begin_stream(&self, slot: usize) {
+        let streams = &self.slot(slot).streams;
+        if slot < self.slots.len() {
+            // One writer: no locked instruction is needed.
+            streams.store(streams.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        } else {
+            streams.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The filter holds a transaction, or a body of it.
+    pub(crate) fn pause(&self, slot: usize) {
+        self.slot(slot).pauses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It holds it no longer, after this time.
+    pub(crate) fn paused(&self, slot: usize, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.slot(slot).paused_nanos.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    /// The filter answers in place of the origin.
+    pub(crate) fn local_response(&self, slot: usize) {
+        self.slot(slot).local_responses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A callback of the filter took this long.
+    #[cold]
+    pub(crate) fn callback(&self, callback: Callback, time: Duration) {
+        if let Some(place) = self.callbacks.get(callback as usize) {
+            place.get_or_init(|| Box::new((callback, Latency::default()))).1.record(time);
+        }
+    }
+
+    /// A VM is thrown away because of what the filter did.
+    #[cold]
+    pub(crate) fn trap(&self, error: &Error) {
+        let reason = match error {
+            Error::Trap(trap) => trap.kind.as_str(),
+            _ => "refused",
+        };
+        *self.traps.lock().entry(reason).or_default() += 1;
+    }
+
+    /// The filter's plugin context was made anew, in a VM that replaces one that was lost.
+    pub(crate) fn rebuilt(&self) {
+        self.rebuilds.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The filter failed a transaction, and this policy decides.
+    #[cold]
+    pub(crate) fn failure(&self, policy: FailurePolicy) {
+        self.failures[policy as usize].fetch_add(1, Ordering::Relaxed);
+        self.process.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A callout of this filter ended, so long after it began. Any thread.
+    pub fn callout(&self, outcome: CalloutOutcome, time: Duration) {
+        self.callouts[outcome as usize].fetch_add(1, Ordering::Relaxed);
+        self.process.callouts[outcome as usize].fetch_add(1, Ordering::Relaxed);
+        self.callout_times.get_or_init(Box::default).record(time);
+    }
+
+    /// What was counted up to now.
+    pub(super) fn read(&self) -> FilterNumbers {
+        let mut numbers = FilterNumbers::default();
+        let slots = self.slots.iter().filter_map(|slot| slot.get().map(|slot| &***slot));
+        for slot in slots.chain([&self.elsewhere]) {
+            numbers.streams += slot.streams.load(Ordering::Relaxed);
+            numbers.pauses += slot.pauses.load(Ordering::Relaxed);
+            numbers.paused_nanos += slot.paused_nanos.load(Ordering::Relaxed);
+            numbers.local_responses += slot.local_responses.load(Ordering::Relaxed);
+        }
+        numbers.rebuilds = self.rebuilds.load(Ordering::Relaxed);
+        numbers.failures = [("closed", FailurePolicy::Closed), ("open", FailurePolicy::Open)]
+            .map(|(name, policy)| (name, self.failures[policy as usize].load(Ordering::Relaxed)));
+        numbers.traps = self.traps.lock().iter().map(|(&reason, &count)| (reason, count)).collect();
+        let outcomes = CalloutOutcome::ALL.into_iter();
+        numbers.callouts = outcomes
+            .map(|outcome| (outcome.as_str(), self.callouts[outcome as usize].load(Ordering::Relaxed)))
+            .filter(|&(_, count)| count > 0)
+            .collect();
+        let measured = self.callbacks.iter().filter_map(OnceLock::get);
+        numbers.callbacks = measured.map(|entry| (entry.0.as_str(), entry.1.read())).collect();
+        numbers.callout_times = self.callout_times.get().map(|times| times.read());
+        numbers
+    }
+}
+
+/// [`FilterStats`] at one moment.
+#[derive(Debug, Default)]
+pub(super) struct FilterNumbers {
+    pub(super) streams: u64,
+    pub(super) pauses: u64,
+    pub(super) paused_nanos: u64,
+    pub(super) local_responses: u64,
+    pub(super) rebuilds: u64,
+    pub(super) failures: [(&'static str, u64); 2],
+    pub(super) traps: Vec<(&'static str, u64)>,
+    pub(super) callouts: Vec<(&'static str, u64)>,
+    pub(super) callbacks: Vec<(&'static str, super::Buckets)>,
+    pub(super) callout_times: Option<super::Buckets>,
+}
+
+/// Rule and filter.
+type Key = (Box<str>, Box<str>);
+
+/// Every [`FilterStats`] of the runtime.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    slots: usize,
+    filters: Mutex<HashMap<Key, Arc<FilterStats>>>,
+    pub(super) process: Arc<Process>,
+}
+
+impl Registry {
+    pub(crate) fn new(slots: usize) -> Self {
+        Registry { slots, filters: Mutex::default(), process: Arc::default() }
+    }
+
+    /// The statistics of this filter of this rule: those that it had before, if it was ever loaded.
+    pub(crate) fn stats(&self, rule: &str, filter: &str) -> Arc<FilterStats> {
+        let mut filters = self.filters.lock();
+        let key = (rule.into(), filter.into());
+        if let Some(known) = filters.get(&key) {
+            return Arc::clone(known);
+        }
+        if filters.len() >= MAX_IDLE
+            && filters.len().is_multiple_of(LOOK)
+            && filters.values().filter(|stats| Arc::strong_count(stats) == 1).count() >= MAX_IDLE
+        {
+            filters.retain(|_, stats| Arc::strong_count(stats) > 1);
+        }
+        let stats = Arc::new(FilterStats::new(rule, filter, self.slots, Arc::clone(&self.process)));
+        filters.insert(key, Arc::clone(&stats));
+        stats
+    }
+
+    /// A VM was built in place of one that was lost.
+    pub(crate) fn vm_rebuilt(&self) {
+        self.process.rebuilds.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// All of them, by rule and filter.
+    pub(super) fn all(&self) -> Vec<Arc<FilterStats>> {
+        let mut all: Vec<_> = self.filters.lock().values().map(Arc::clone).collect();
+        all.sort_unstable_by(|a, b| (&a.rule, &a.filter).cmp(&(&b.rule, &b.filter)));
+        all
+    }
+}
+
+#[cfg(test)]
+#[path = "filter_tests.rs"]
+mod tests;
