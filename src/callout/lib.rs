@@ -1,161 +1,144 @@
-//! skeleton
-#![allow(missing_docs)]
-pub use bytes::Bytes;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
-pub struct Options {
-    pub threads: usize,
-    pub on_thread_start: Option<Arc<dyn Fn() + Send + Sync>>,
-    pub on_thread_stop: Option<Arc<dyn Fn() + Send + Sync>>,
-}
+//! Requests to clusters, for filters that ask other servers: HTTP/1.1, HTTP/2 and gRPC, with TLS, pools of connections,
+//! round robin, ejection, retries and a circuit limit. Knows nothing of Wasm, and of no proxy.
+//!
+//! A call is begun on any thread and never blocks it. It runs on one of a few threads of this crate's own
+//! (`wasm-callout-N`), and so does the closure that takes its answer, which should therefore be quick: every other
+//! call of that thread waits for it. What panics there ends that call alone.
+//!
+//! ```no_run
+//! use callout::{Callouts, ClusterSettings, Endpoint, HttpRequest, Options};
+//! use std::time::Duration;
+//!
+//! let callouts = Callouts::new(Options::default());
+//! let auth = callouts.cluster(&ClusterSettings {
+//!     name: "auth".into(),
+//!     endpoints: vec![Endpoint { host: "auth.internal".into(), port: 8080 }],
+//!     ..ClusterSettings::default()
+//! })?;
+//! let headers = [(":method", "GET"), (":path", "/check"), (":authority", "auth.internal")];
+//! let headers = headers.iter().map(|(name, value)| (name.as_bytes().into(), value.as_bytes().into())).collect();
+//! let request = HttpRequest { headers, ..HttpRequest::default() };
+//! let call = auth.http_call(request, Some(Duration::from_secs(1)), Box::new(|answer| match answer {
+//!     Ok(response) => println!("{} bytes", response.body.len()),
+//!     Err(failure) => eprintln!("{failure}"),
+//! }))?;
+//! call.detach();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![forbid(unsafe_code)]
+
+mod body;
+mod call;
+mod cluster;
+mod connect;
+mod failure;
+mod grpc;
+mod health;
+mod http1;
+mod http2;
+mod request;
+mod resolve;
+mod settings;
+mod stats;
+mod target;
+mod threads;
+mod tls;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+pub use call::{Call, Done, HttpResponse};
+pub use cluster::Cluster;
+pub use failure::{Failure, FailureKind, Refused};
+pub use grpc::{Credit, Events, GrpcEvent, GrpcMessage, GrpcRequest, GrpcStream, SendError};
+pub use request::{HttpRequest, Pairs};
+pub use settings::{ClusterError, ClusterSettings, Ejection, Endpoint, Protocol, Tls};
+pub use stats::ClusterStats;
+pub use threads::Hook;
+
+use threads::Threads;
+use tls::Files;
+
+/// How calls are run.
 #[derive(Clone)]
-pub struct Callouts(Arc<()>);
-impl Callouts {
-    pub fn new(_: Options) -> Self {
-        panic!()
-    }
-    pub fn cluster(&self, _s: &ClusterSettings) -> Result<Arc<Cluster>, ClusterError> {
-        panic!()
-    }
+pub struct Options {
+    /// How many threads; at least one. One sends some tens of thousands of calls a second.
+    pub threads: usize,
+    /// Run on each thread before its first call.
+    pub on_thread_start: Option<Hook>,
+    /// Run on each thread as the last thing.
+    pub on_thread_stop: Option<Hook>,
 }
-#[derive(Debug)]
-pub struct ClusterError;
-impl std::fmt::Display for ClusterError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("")
-    }
-}
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Endpoint {
-    pub host: String,
-    pub port: u16,
-}
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Protocol {
-    Http1,
-    Http2,
-}
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Tls {
-    pub verify: bool,
-    pub ca_file: Option<PathBuf>,
-    pub certificate_file: Option<PathBuf>,
-    pub key_file: Option<PathBuf>,
-    pub server_name: Option<String>,
-}
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Ejection {
-    pub failures: u32,
-    pub duration: Duration,
-}
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ClusterSettings {
-    pub name: String,
-    pub endpoints: Vec<Endpoint>,
-    pub protocol: Protocol,
-    pub tls: Option<Tls>,
-    pub connect_timeout: Duration,
-    pub idle_timeout: Duration,
-    pub max_connections: usize,
-    pub max_in_flight: usize,
-    pub retries: u32,
-    pub ejection: Option<Ejection>,
-    pub response_bytes: usize,
-    pub dns_refresh: Duration,
-}
-impl Default for ClusterSettings {
-    fn default() -> Self {
-        panic!()
-    }
-}
-#[derive(Debug)]
-pub struct Cluster;
-pub type Pairs = Vec<(Bytes, Bytes)>;
-pub struct HttpRequest {
-    pub headers: Pairs,
-    pub body: Bytes,
-    pub trailers: Pairs,
-}
-pub struct HttpResponse {
-    pub headers: Pairs,
-    pub body: Bytes,
-    pub trailers: Pairs,
-}
-#[derive(Debug)]
-pub struct Failure {
-    pub kind: FailureKind,
-    pub message: String,
-}
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailureKind {
-    Timeout,
-    Connect,
-    Dns,
-    Tls,
-    Reset,
-    Protocol,
-    TooLarge,
-    Overflow,
-}
-#[derive(Debug)]
-pub enum Refused {
-    BadRequest(String),
-    Overflow,
-}
-pub struct Call;
-impl Call {
-    pub fn detach(self) {}
-}
-pub struct GrpcRequest {
-    pub service: Bytes,
-    pub method: Bytes,
-    pub metadata: Pairs,
-}
-pub struct GrpcMessage {
-    pub bytes: Bytes,
-}
-pub enum GrpcEvent {
-    InitialMetadata(Pairs),
-    Message(GrpcMessage),
-    TrailingMetadata(Pairs),
-    Close { status: u32, message: String },
-}
-pub struct GrpcStream;
-#[derive(Debug)]
-pub struct SendError;
-impl GrpcStream {
-    pub fn send(&self, _m: Bytes, _e: bool) -> Result<(), SendError> {
-        panic!()
-    }
-    pub fn close(&self) {}
-    pub fn cancel(&self) {}
-}
-impl Cluster {
-    pub fn http_call(
-        self: &Arc<Self>,
-        _r: HttpRequest,
-        _t: Option<Duration>,
-        _d: Box<dyn FnOnce(Result<HttpResponse, Failure>) + Send>,
-    ) -> Result<Call, Refused> {
-        panic!()
-    }
-    pub fn grpc(
-        self: &Arc<Self>,
-        _r: GrpcRequest,
-        _t: Option<Duration>,
-        _e: Box<dyn FnMut(GrpcEvent) + Send>,
-    ) -> Result<GrpcStream, Refused> {
-        panic!()
-    }
-}
+
 impl Default for Options {
-    fn default() -> Self {
-        panic!()
+    fn default() -> Options {
+        Options { threads: 1, on_thread_start: None, on_thread_stop: None }
     }
 }
-impl Default for Tls {
-    fn default() -> Self {
-        panic!()
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options").field("threads", &self.threads).finish_non_exhaustive()
+    }
+}
+
+type Key = (ClusterSettings, Files);
+
+struct Inner {
+    threads: Arc<Threads>,
+    /// Clusters in use, and places of some that are not any more.
+    clusters: Mutex<HashMap<Key, Weak<Cluster>>>,
+}
+
+/// All clusters of a process, and the threads that their calls run on. Clones are the same.
+///
+/// The threads are started at the first call. They end when the last clone, the last cluster and the last call are gone.
+#[derive(Clone)]
+pub struct Callouts(Arc<Inner>);
+
+impl fmt::Debug for Callouts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Callouts").field("clusters", &self.0.clusters.lock().len()).finish_non_exhaustive()
+    }
+}
+
+impl Callouts {
+    /// Starts nothing yet.
+    pub fn new(options: Options) -> Callouts {
+        Callouts(Arc::new(Inner { threads: Arc::new(Threads::new(options)), clusters: Mutex::default() }))
+    }
+
+    /// The cluster of these settings. Reads its certificate files, and the system's trusted certificates if they count;
+    /// asks the network nothing. May be called on any thread that may read files.
+    ///
+    /// While a cluster is in use, equal settings with equal contents of files give the same one: its connections, its
+    /// circuit and its ejections outlive a reload of the configuration.
+    ///
+    /// # Errors
+    /// Settings that cannot be, and files that cannot be used.
+    pub fn cluster(&self, settings: &ClusterSettings) -> Result<Arc<Cluster>, ClusterError> {
+        settings.check()?;
+        let key = (settings.clone(), Files::read(settings)?);
+        if let Some(cluster) = self.0.clusters.lock().get(&key).and_then(Weak::upgrade) {
+            return Ok(cluster);
+        }
+        let made = Arc::new(Cluster::new(settings, &key.1, Arc::clone(&self.0.threads))?);
+        let mut clusters = self.0.clusters.lock();
+        // Somebody else may have been quicker.
+        if let Some(cluster) = clusters.get(&key).and_then(Weak::upgrade) {
+            drop(clusters);
+            return Ok(cluster);
+        }
+        clusters.retain(|_, cluster| cluster.strong_count() > 0);
+        clusters.insert(key, Arc::downgrade(&made));
+        Ok(made)
+    }
+
+    /// How many tasks the threads have: calls under way, open connections and their upkeep.
+    pub fn tasks(&self) -> usize {
+        self.0.threads.tasks()
     }
 }

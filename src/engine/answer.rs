@@ -54,7 +54,7 @@ impl CallKind {
 
 /// What is under way for a call. Dropping it cancels it.
 pub(crate) enum Way {
-    Http(callout::Call),
+    Http(#[expect(dead_code, reason = "kept to be dropped")] callout::Call),
     /// One message out, one back: collected until the call is closed, for the guest is told once.
     GrpcCall(callout::GrpcStream, Option<GrpcMessage>),
     GrpcStream(callout::GrpcStream),
@@ -170,7 +170,10 @@ impl Answer {
                 buffer: Some((BufferType::HttpCallResponseBody, response.body)),
                 ..Answer::default()
             },
-            Err(failure) => Answer { status: status_of(failure.kind), message: failure.message, ..Answer::default() },
+            Err(failure) => {
+                let message = format!("{}: {}", word_of(failure.kind), failure.message);
+                Answer { status: status_of(failure.kind), message, ..Answer::default() }
+            }
         }
     }
 
@@ -216,7 +219,19 @@ pub(crate) fn outcome_of(result: &Result<HttpResponse, Failure>) -> CalloutOutco
         Err(FailureKind::Reset) => CalloutOutcome::Reset,
         Err(FailureKind::Protocol) => CalloutOutcome::Protocol,
         Err(FailureKind::TooLarge) => CalloutOutcome::TooLarge,
-        Err(FailureKind::Overflow) => CalloutOutcome::Overflow,
+    }
+}
+
+/// What the text of a failure begins with, for filters that want more than a number.
+fn word_of(kind: FailureKind) -> &'static str {
+    match kind {
+        FailureKind::Timeout => "timeout",
+        FailureKind::Connect => "connect",
+        FailureKind::Dns => "dns",
+        FailureKind::Tls => "tls",
+        FailureKind::Reset => "reset",
+        FailureKind::Protocol => "protocol",
+        FailureKind::TooLarge => "too large",
     }
 }
 
@@ -239,7 +254,7 @@ const UNAVAILABLE: u32 = 14;
 fn status_of(kind: FailureKind) -> u32 {
     match kind {
         FailureKind::Timeout => DEADLINE_EXCEEDED,
-        FailureKind::TooLarge | FailureKind::Overflow => RESOURCE_EXHAUSTED,
+        FailureKind::TooLarge => RESOURCE_EXHAUSTED,
         FailureKind::Protocol => INTERNAL,
         FailureKind::Connect | FailureKind::Dns | FailureKind::Tls | FailureKind::Reset => UNAVAILABLE,
     }
@@ -265,6 +280,7 @@ mod tests {
     fn an_answer_has_what_its_callback_is_about_and_nothing_else() {
         let pairs = vec![(Bytes::from_static(b":status"), Bytes::from_static(b"200"))];
         let answer = Answer::http(Ok(HttpResponse {
+            status: 200,
             headers: pairs.clone(),
             body: Bytes::from_static(b"b"),
             trailers: Pairs::new(),
@@ -276,6 +292,6 @@ mod tests {
         assert_eq!(answer.buffer(BufferType::GrpcCallMessage), None);
         let failure = Failure { kind: FailureKind::Timeout, message: "too late".to_owned() };
         let answer = Answer::http(Err(failure));
-        assert_eq!((answer.map(MapType::HttpCallResponseHeaders), answer.status()), (None, (4, "too late")));
+        assert_eq!((answer.map(MapType::HttpCallResponseHeaders), answer.status()), (None, (4, "timeout: too late")));
     }
 }

@@ -97,6 +97,7 @@ fn what_came_back_is_there_while_its_callback_runs() {
     let [headers, trailers] = [MapType::HttpCallResponseHeaders as i64, MapType::HttpCallResponseTrailers as i64];
     assert_eq!(scene.value(headers, ":status").unwrap_err(), NOT_FOUND);
     scene.guest.store.data_mut().answer = Answer::http(Ok(HttpResponse {
+        status: 201,
         headers: pairs(&[(":status", "201"), ("a", "1"), ("a", "2")]),
         body: Bytes::from_static(b"the body"),
         trailers: pairs(&[("t", "3")]),
