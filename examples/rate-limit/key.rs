@@ -1,5 +1,6 @@
 //! Whose bucket a request takes from; no hostcall is made here.
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use percent_encoding::percent_decode;
@@ -204,12 +205,10 @@ pub(crate) fn bounded(key: Vec<u8>) -> String {
 }
 
 fn hash(key: &[u8]) -> String {
-    let digits = Sha256::digest(key).iter().fold(String::from("\u{1}"), |mut text, byte| {
-        text.push(char::from_digit(u32::from(byte >> 4), 16).unwrap_or_default());
-        text.push(char::from_digit(u32::from(byte & 15), 16).unwrap_or_default());
+    Sha256::digest(key).iter().fold(String::from("\u{1}"), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
         text
-    });
-    digits
+    })
 }
 
 #[cfg(test)]
