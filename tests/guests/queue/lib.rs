@@ -12,8 +12,8 @@
 //! - `vm_id`: of the queue's owner, for producers; the filter's own if empty;
 //! - `take`: how many items a callback takes at most; 0 for all that there are;
 //! - `tick_ms`: the consumer takes at its ticks as well;
-//! - `trap_every`: each so manieth of all callbacks `on_queue_ready` traps: `before` it takes an item, `after` it has counted what it
-//!   took, or `holding`, with one item taken that nobody counts.
+//! - `trap_every`: every callback `on_queue_ready` whose number this divides (from 1, over all VMs) traps: `before` it takes an item,
+//!   `after` it has counted what it took, or `holding`, with one item taken that nobody counts.
 //!
 //! Counts are those of the filter's own vm_id: consumers and `stats` have one.
 

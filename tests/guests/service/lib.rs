@@ -2,7 +2,8 @@
 //!
 //! With `plugin_root_id` `service`; configuration, optional:
 //! `{"name": "service", "tick_ms": 10, "panic_every": 0, "spin_at": 0, "refuse": false, "slow_ms": 0}`:
-//! - `panic_every`: each so manieth tick of all traps; `spin_at`: the tick of this number, counted over all VMs, never returns;
+//! - `panic_every`: every tick whose number this divides traps; `spin_at`: the tick of this number never returns. Ticks are
+//!   numbered from 1, over all VMs;
 //! - `refuse`: `on_configure` returns false; `slow_ms`: a tick takes so long.
 //!
 //! Counted under `service.<name>.<what>` are `started` (on_vm_start), `configured`, `ticks` (begun), `ticked` (ended), `together`
@@ -111,8 +112,10 @@ impl RootContext for Root {
         if panics {
             panic!("at tick {tick}");
         }
-        while spins {
-            std::hint::spin_loop();
+        if spins {
+            loop {
+                std::hint::spin_loop();
+            }
         }
         self.count("ticked", 1);
     }
