@@ -27,7 +27,7 @@ fn files(folder: &str) -> BTreeSet<String> {
 
 /// The modules that the filter files name stand beside them.
 fn with_modules(mut builder: Builder) -> Builder {
-    for guest in ["headers", "api-key"] {
+    for guest in ["headers", "api-key", "rate-limit"] {
         let module = fs::read(artifacts::guest(guest)).expect("the guest is readable");
         builder = builder.file_bytes(&format!("filters/{guest}.wasm"), module);
     }
@@ -108,6 +108,11 @@ fn the_example_rules_do_what_their_comments_say() {
     assert_eq!(get(&server, "api.example.com", "/health", &[]).status, 200);
     assert_eq!(get(&server, "api.example.com", "/x", &[KEY]).status, 200);
     assert_eq!(origin.last().header("x-api-client").as_deref(), Some("alice"));
+
+    for left in ["19", "18"] {
+        let limited = get(&server, "limited.example.com", "/x", &[]);
+        assert_eq!((limited.status, limited.header("ratelimit-remaining").as_deref()), (200, Some(left)));
+    }
 
     let every = get(&server, "all.example.com", "/x", &[]);
     assert_eq!((every.status, every.header("x-served-by").as_deref()), (200, Some("all")));

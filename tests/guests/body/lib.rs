@@ -23,6 +23,7 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{Action, BufferType, ContextType, LogLevel, MapType};
 use serde::Deserialize;
+use support::Fnv;
 
 use std::rc::Rc;
 
@@ -322,20 +323,5 @@ fn set_header(map: MapType, name: &str, value: &str) {
         unsafe { proxy_replace_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
     if status != 0 {
         log::info!("body: {name} comes too late: {status}");
-    }
-}
-
-/// FNV-1a over 64 bits, as the harness has it.
-struct Fnv(u64);
-
-impl Default for Fnv {
-    fn default() -> Fnv {
-        Fnv(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Fnv {
-    fn update(&mut self, byte: u8) {
-        self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     }
 }

@@ -1,6 +1,9 @@
-//! What the guests share: reading a JSON configuration, telling VMs apart, and misbehaving in a chosen callback.
+//! What the guests share: reading a JSON configuration, telling VMs apart, texts in shared data, and misbehaving in a chosen
+//! callback.
 
+mod fnv;
 mod misbehave;
+pub mod shared;
 
 use std::cell::OnceCell;
 use std::fmt::Write as _;
@@ -10,6 +13,7 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::types::BufferType;
 use serde::de::DeserializeOwned;
 
+pub use fnv::Fnv;
 pub use misbehave::{Behaviour, misbehave};
 
 /// The plugin configuration, or the default where there is none. What is wrong with it is logged, for `on_configure`
