@@ -109,14 +109,6 @@ impl ConfigKey {
     /// `proxy.config.http.chunking_enabled`
     pub const HTTP_CHUNKING_ENABLED: Self = Self(ats_sys::TS_CONFIG_HTTP_CHUNKING_ENABLED);
 
-    /// `proxy.config.http.transaction_no_activity_timeout_in`
-    pub const HTTP_TRANSACTION_NO_ACTIVITY_TIMEOUT_IN: Self =
-        Self(ats_sys::TS_CONFIG_HTTP_TRANSACTION_NO_ACTIVITY_TIMEOUT_IN);
-
-    /// `proxy.config.http.transaction_no_activity_timeout_out`
-    pub const HTTP_TRANSACTION_NO_ACTIVITY_TIMEOUT_OUT: Self =
-        Self(ats_sys::TS_CONFIG_HTTP_TRANSACTION_NO_ACTIVITY_TIMEOUT_OUT);
-
     /// The key of the name of a record that is an integer (`TSHttpTxnConfigFind`); see [`crate::record`] for those that
     /// are not. Any thread.
     #[must_use]

@@ -26,11 +26,6 @@ pub(crate) fn add(txn: Txn<'_>, this: &Attached<Transaction>, state: &mut State,
         // ATS follows a redirect with the first response's transform in its books, and never ends.
         log::warn!("a transaction that follows redirects and has its body transformed may hang: {error}");
     }
-    if side == Side::Request
-        && let Err(error) = tell_timeouts_apart(txn)
-    {
-        log::warn!("an upload whose client vanishes may stay for ever: {error}");
-    }
     let transform_side = match side {
         Side::Request => TransformSide::Request,
         Side::Response => TransformSide::Response,
@@ -45,22 +40,6 @@ pub(crate) fn add(txn: Txn<'_>, this: &Attached<Transaction>, state: &mut State,
         }
         Err(error) => log::error!("the {} body passes its filters by: {error}", side.as_str()),
     }
-}
-
-/// Seconds between the times that a client and an origin may be silent.
-const APART: i64 = 3;
-
-/// Gives the origin longer than the client. While a filter holds an upload that stopped coming, both are silent from the
-/// same moment; if ATS finds both times over at one look, it answers the client, then treats the origin's as the failure
-/// of a request that is no more, and never ends the transaction. Its looks are a second apart.
-fn tell_timeouts_apart(txn: Txn<'_>) -> Result<(), ats::error::Error> {
-    let client = txn.config_int_get(ConfigKey::HTTP_TRANSACTION_NO_ACTIVITY_TIMEOUT_IN)?;
-    let origin = txn.config_int_get(ConfigKey::HTTP_TRANSACTION_NO_ACTIVITY_TIMEOUT_OUT)?;
-    // Zero is for ever.
-    if client > 0 && origin > 0 && (client - origin).abs() < APART {
-        txn.config_int_set(ConfigKey::HTTP_TRANSACTION_NO_ACTIVITY_TIMEOUT_OUT, client + APART)?;
-    }
-    Ok(())
 }
 
 /// The transform of one body.
