@@ -116,7 +116,7 @@ fn increments_of_all_threads_at_once_are_exact_and_fast() {
     const LEAST: f64 = 200_000.0;
     let _alone = ALONE.lock();
     let threads = thread::available_parallelism().map_or(2, std::num::NonZero::get).max(2);
-    let total = EACH as u64 * threads as u64;
+    let total = u64::from(EACH) * threads as u64;
     let shared = Shared::default();
     let number = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
     shared.data.set("vm", b"swapped", &0u64.to_le_bytes(), 0).unwrap();
