@@ -87,6 +87,23 @@ fn ten_million_keys_stay_within_64_mib() {
         assert!(!found || out == value[..(n % 33) as usize]);
     }
     assert_eq!(there, kept);
+
+    // The same from several threads, each of which the allocator gives a heap of its own.
+    thread::scope(|scope| {
+        for thread in 0..4 {
+            let (shared, key) = (&shared, &key);
+            scope.spawn(move || {
+                for n in 0..500_000u32 {
+                    shared.data.set("vm", &key(KEYS + 4 * n + thread), &value[..(n % 33) as usize], 0).unwrap();
+                }
+            });
+        }
+    });
+    let grown = resident().saturating_sub(before);
+    println!("2000000 more keys from 4 threads: {} MiB taken", grown >> 20);
+    assert!(grown <= CEILING + MARGIN, "{grown} bytes for a ceiling of {CEILING}");
+    let after = self::stats(&shared, "vm");
+    assert_eq!(after.entries as u64 + after.evicted, u64::from(KEYS) + 2_000_000);
 }
 
 /// Runs `count` so often in each thread, all at once, and tells how many there were a second.
