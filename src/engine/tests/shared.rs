@@ -1,12 +1,12 @@
 //! Shared data under load, in a process of its own: what it takes of memory and of time.
 
 use std::fs;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Instant;
 
-use engine::shared::{DataStats, NamespaceLimits, Shared};
+use engine::shared::{DataStats, NamespaceLimits, QueueConsumer, Shared};
 use parking_lot::Mutex;
 
 /// One of these tests at a time: each measures.
@@ -164,4 +164,33 @@ fn increments_of_all_threads_at_once_are_exact_and_fast() {
     }
     assert!(2.0 * swaps > LEAST && added > LEAST);
     assert!(added > swapped, "one step is less work than two and what is lost");
+}
+
+struct Deaf;
+
+impl QueueConsumer for Deaf {
+    fn ready(&self, _queue: u32) {}
+}
+
+/// A producer pays for consumers once a turn of theirs, not for each item.
+#[test]
+fn an_item_costs_no_more_where_a_consumer_is_told_already() {
+    const ITEMS: u32 = 1_000_000;
+    let _alone = ALONE.lock();
+    let shared = Shared::default();
+    let through = |queue: u32| {
+        let begun = Instant::now();
+        for _ in 0..ITEMS {
+            shared.queues.enqueue(queue, b"item").unwrap();
+            shared.queues.take(queue).unwrap();
+        }
+        begun.elapsed() / ITEMS
+    };
+    let nobody = shared.queues.register("vm", b"nobody").unwrap();
+    let told = shared.queues.register("vm", b"told").unwrap();
+    let _consumer = shared.queues.subscribe(told, Arc::new(Deaf)).unwrap();
+    shared.queues.enqueue(told, b"the consumer is told").unwrap();
+    let (nobody, told) = (through(nobody), through(told));
+    println!("in and out of a queue: {nobody:?} with no consumer, {told:?} with one that is told");
+    assert!(told < 3 * nobody, "{told:?} and {nobody:?}");
 }
