@@ -24,6 +24,9 @@ use crate::error::Error;
 
 const SHARDS: usize = 64;
 
+/// So many calls of [`Namespace::sweep`] look at each shard once.
+const SWEEPS: usize = 16;
+
 /// The ceilings of one namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct NamespaceLimits {
@@ -71,6 +74,7 @@ pub(super) struct Namespace {
     shards: Box<[CachePadded<Mutex<Shard>>]>,
     evicted: AtomicU64,
     expired: AtomicU64,
+    sweeps: AtomicUsize,
 }
 
 impl std::fmt::Debug for Namespace {
@@ -98,6 +102,7 @@ impl Namespace {
             shards: (0..SHARDS).map(|_| CachePadded::default()).collect(),
             evicted: AtomicU64::new(0),
             expired: AtomicU64::new(0),
+            sweeps: AtomicUsize::new(0),
         };
         namespace.configure(limits);
         namespace
@@ -126,9 +131,11 @@ impl Namespace {
         NamespaceLimits { bytes, entries }
     }
 
-    /// Frees what has expired. Shards without any are left alone.
+    /// Frees what has expired in the shards whose turn it is: in so many calls, everywhere. Shards without any are
+    /// left alone.
     pub(super) fn sweep(&self) {
-        for (at, shard) in self.shards.iter().enumerate() {
+        let turn = self.sweeps.fetch_add(1, Ordering::Relaxed) % SWEEPS;
+        for (at, shard) in self.shards.iter().enumerate().skip(turn).step_by(SWEEPS) {
             let now = self.now();
             let mut shard = shard.lock();
             if shard.soonest() > now {

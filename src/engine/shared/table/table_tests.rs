@@ -5,6 +5,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 
 use super::*;
 use crate::abi::MetricType;
+use crate::runtime::{Options, Runtime};
 use crate::shared::{Overflow, QueueConsumer, QueueLimits, Shared};
 
 /// A copy that owns the state, and one that joined it.
@@ -37,6 +38,21 @@ fn a_table_of_another_version_or_too_short_is_refused() {
     let joined = Shared::join(Published(NonNull::from(&longer).cast())).unwrap();
     joined.data.set("vm", b"k", b"v", 0).unwrap();
     assert!(owner.data.get("vm", b"k", &mut Vec::new()).is_some());
+}
+
+#[test]
+fn a_runtime_joins_what_is_published_or_keeps_its_own() {
+    let (owner, _) = two_copies();
+    owner.data.set("vm", b"k", b"v", 0).unwrap();
+    let mut foreign = owner.data.0.table;
+    foreign.head.version = VERSION + 1;
+    let foreign = Published(NonNull::from(&foreign).cast());
+    for (published, joins) in [(owner.publish().unwrap(), true), (foreign, false)] {
+        let options = Options { shared: Some(published), ..Options::with_slots(1) };
+        let runtime = Runtime::new(options).unwrap();
+        assert_eq!(runtime.shared().data.get("vm", b"k", &mut Vec::new()).is_some(), joins);
+        assert_eq!(runtime.shared().publish().is_none(), joins, "who owns a state publishes it");
+    }
 }
 
 #[test]
