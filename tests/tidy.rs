@@ -282,7 +282,7 @@ fn every_dependency_is_argued_for() {
 
 #[test]
 fn every_key_and_every_counter_is_documented() {
-    let page = read("docs/configuration.md");
+    let page = read("docs/configuration.md") + &read("docs/metrics.md");
     let sources = sources();
     let mut names: Vec<String> = Vec::new();
     // The fields of the structures that serde reads.
@@ -309,13 +309,31 @@ fn every_key_and_every_counter_is_documented() {
     let list =
         counters.split("\ncounters! {").nth(1).and_then(|rest| rest.split("\n}").next()).expect("the list of counters");
     let counters = list.lines().map(str::trim).filter(|line| !line.starts_with("///"));
-    names.extend(counters.flat_map(|line| words(line).map(|word| format!("wasm_remap.{word}")).collect::<Vec<_>>()));
+    let mut totals: Vec<String> = counters.flat_map(words).map(str::to_owned).collect();
+    // `("name", help, value)`, and the first text behind `Total::counter(` or `Total::gauge(`.
     let stats = read("src/plugin/stats.rs");
     let named = stats.lines().filter_map(|line| line.trim().strip_prefix("(\"")?.split('"').next());
-    names.extend(named.map(|name| format!("wasm_remap.{name}")));
-    assert!(names.iter().filter(|name| name.starts_with("wasm_remap.")).count() > 10, "{names:?}");
+    totals.extend(named.map(str::to_owned));
+    let of_engine = read("src/engine/observe/totals.rs");
+    let behind = |text: &str, call: &str| -> Vec<String> {
+        text.split(call)
+            .skip(1)
+            .filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next().map(str::to_owned))
+            .collect()
+    };
+    for text in [&stats, &of_engine] {
+        totals.extend(behind(text, "Total::counter("));
+        totals.extend(behind(text, "Total::gauge("));
+    }
+    assert!(totals.len() > 25, "{totals:?}");
+    let families = read("src/engine/observe/collect.rs");
+    let families: Vec<_> =
+        families.split('"').filter(|text| text.starts_with("wasm_remap_")).map(str::to_owned).collect();
+    assert!(families.len() > 15, "{families:?}");
+    names.extend(totals);
+    names.extend(families);
     let missing: Vec<_> = names.iter().filter(|name| !page.contains(&format!("`{name}`"))).cloned().collect();
-    none("docs/configuration.md does not say what these are", &missing);
+    none("docs/configuration.md and docs/metrics.md do not say what these are", &missing);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::answer::News;
 use crate::cell::StreamCell;
 use crate::counters::{Counters, SlotCounters};
 use crate::error::{Error, TrapKind};
-use crate::observe::{FilterStats, Observer, VmGauge};
+use crate::observe::{FilterStats, Meter, Observer, VmGauge};
 use crate::runtime::Runtime;
 use crate::settings::PluginSpec;
 use crate::spec::VmSpec;
@@ -184,7 +184,7 @@ impl Pool {
             registry: Arc::clone(&inner.registry),
             gauge: Arc::clone(&self.gauge),
         };
-        Vm::build(&inner.engine, &inner.shared, &self.spec, home, observer)
+        Vm::build(&inner.engine, &inner.shared, &self.spec, home, Meter::new(observer))
     }
 
     /// How many VMs there are, and how large.
@@ -441,7 +441,7 @@ impl Entry<'_> {
                 self.guard.backoff.built();
                 self.pool.runtime.0.registry.vm_rebuilt();
                 if let Some(vm) = &self.guard.vm {
-                    vm.count_rebuilt();
+                    vm.state().count_rebuilt();
                 }
                 Ok(())
             }
@@ -573,10 +573,8 @@ impl Entry<'_> {
 
     fn discard(&mut self, error: &Error, stats: Option<&FilterStats>) {
         let Some(mut vm) = self.guard.vm.take() else { return };
-        match (stats, vm.blamed()) {
-            (Some(stats), _) => stats.trap(error),
-            (None, Some(stats)) => stats.trap(error),
-            (None, None) => {}
+        if let Some(stats) = stats.or_else(|| vm.state().blamed()) {
+            stats.trap(error);
         }
         vm.salvage();
         let (cells, roots) = vm.remains();

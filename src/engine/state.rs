@@ -222,6 +222,23 @@ impl VmState {
         }
     }
 
+    /// The statistics of the plugin context that the VM was entered for last, if it was one.
+    pub(crate) fn blamed(&self) -> Option<&FilterStats> {
+        match self.contexts.get(&self.true_context)? {
+            Context::Root(root) => Some(&root.stats),
+            Context::Stream { .. } => None,
+        }
+    }
+
+    /// Counts a rebuild for every plugin context.
+    pub(crate) fn count_rebuilt(&self) {
+        for context in self.contexts.values() {
+            if let Context::Root(root) = context {
+                root.stats.rebuilt();
+            }
+        }
+    }
+
     /// Makes `id` the context that hostcalls act on, and fetches its host.
     ///
     /// # Errors

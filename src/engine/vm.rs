@@ -20,7 +20,7 @@ use crate::cell::{Effects, StreamCell};
 use crate::error::{Error, TrapKind};
 use crate::host::{PseudoHeader, StreamHost};
 use crate::limits::FIRST_LOOK;
-use crate::observe::{FilterStats, MeasuredLimits, Observer, Sampler};
+use crate::observe::{MeasuredLimits, Meter};
 use crate::settings::PluginSpec;
 use crate::shared::Shared;
 use crate::spec::VmSpec;
@@ -79,12 +79,7 @@ pub(crate) struct Vm {
     last_id: u32,
     callback_time: Duration,
     configure_time: Duration,
-    observer: Observer,
-    sampler: Sampler,
-    /// Whether callbacks are measured: those of plugin contexts always, a stream's in some visits.
-    measuring: bool,
-    /// Callbacks of streams that were measured and not reported yet.
-    measured: Vec<(Callback, Duration)>,
+    pub(crate) meter: Meter,
 }
 
 /// What an entry left behind for the host, to be dealt with once the VM's lock is released.
@@ -147,7 +142,7 @@ impl Vm {
         shared: &Arc<Shared>,
         spec: &VmSpec,
         home: Option<Home>,
-        observer: Observer,
+        meter: Meter,
     ) -> Result<Self, Error> {
         let given = spec.settings.limits;
         let limits = StoreLimitsBuilder::new()
@@ -155,7 +150,7 @@ impl Vm {
             .table_elements(given.table_elements)
             .instances(1)
             .build();
-        let limits = MeasuredLimits::new(limits, Arc::clone(&observer.gauge));
+        let limits = MeasuredLimits::new(limits, Arc::clone(meter.gauge()));
         let state = VmState::new(Arc::clone(&spec.settings), spec.module.abi(), Arc::clone(shared), limits);
         let mut store = Store::new(engine, state);
         store.data_mut().home = home;
@@ -196,17 +191,8 @@ impl Vm {
             Some(alloc) => Some(alloc),
             None => optional(&instance, &mut store, "malloc")?,
         };
-        let mut vm = Vm {
-            store,
-            callbacks,
-            last_id: 0,
-            callback_time: given.callback,
-            configure_time: given.configure,
-            sampler: Sampler::new(Arc::clone(&observer.clock)),
-            observer,
-            measuring: true,
-            measured: Vec::new(),
-        };
+        let mut vm =
+            Vm { store, callbacks, last_id: 0, callback_time: given.callback, configure_time: given.configure, meter };
         vm.start(&instance)?;
         // Only now: its absence is what restricts hostcalls during the start function.
         vm.store.data_mut().alloc = alloc.map(Box::new);
@@ -248,7 +234,7 @@ impl Vm {
         state.effective_context = context;
         state.stopwatch.start(budget);
         self.store.set_epoch_deadline(FIRST_LOOK);
-        let begun = if self.measuring { Some(Instant::now()) } else { None };
+        let begun = self.meter.start();
         // A panic of ours in a hostcall unwinds through the guest's frames. The VM is dropped afterwards, so no
         // state that the panic left half changed is ever looked at: hence AssertUnwindSafe.
         let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -258,7 +244,7 @@ impl Vm {
             run(&self.callbacks, &mut self.store)
         }));
         if let Some(begun) = begun {
-            self.measured(callback, context, begun.elapsed());
+            self.meter.stop(self.store.data(), callback, context, begun);
         }
         match outcome {
             Ok(Ok(result)) => Ok(result),
@@ -267,45 +253,9 @@ impl Vm {
         }
     }
 
-    /// A callback was measured. A plugin context's is counted here; a stream's belongs to a rule, which its visitor
-    /// knows.
-    #[cold]
-    fn measured(&mut self, callback: Callback, context: u32, time: Duration) {
-        match self.store.data().contexts.get(&context) {
-            Some(Context::Root(root)) => root.stats.callback(callback, time),
-            Some(Context::Stream { .. }) => self.measured.push((callback, time)),
-            None => {}
-        }
-    }
-
-    /// Hands what was measured since the last time to the filter whose stream was visited.
-    #[inline]
-    pub(crate) fn report(&mut self, stats: &FilterStats) {
-        if !self.measured.is_empty() {
-            self.report_measured(stats);
-        }
-    }
-
-    #[cold]
-    fn report_measured(&mut self, stats: &FilterStats) {
-        self.measured.drain(..).for_each(|(callback, time)| stats.callback(callback, time));
-    }
-
-    /// The statistics of the plugin context that the VM was entered for last, if it was one.
-    pub(crate) fn blamed(&self) -> Option<Arc<FilterStats>> {
-        match self.store.data().contexts.get(&self.store.data().true_context)? {
-            Context::Root(root) => Some(Arc::clone(&root.stats)),
-            Context::Stream { .. } => None,
-        }
-    }
-
-    /// Counts a rebuild for every plugin context.
-    pub(crate) fn count_rebuilt(&self) {
-        for context in self.store.data().contexts.values() {
-            if let Context::Root(root) = context {
-                root.stats.rebuilt();
-            }
-        }
+    /// What hostcalls find; between callbacks.
+    pub(crate) fn state(&self) -> &VmState {
+        self.store.data()
     }
 
     fn next_id(&mut self) -> u32 {
@@ -326,7 +276,7 @@ impl Vm {
         let budget = self.configure_time;
         let root = RootContext {
             plugin: Arc::clone(plugin),
-            stats: self.observer.registry.stats("", &plugin.name),
+            stats: self.meter.registry().stats("", &plugin.name),
             tick_period: std::time::Duration::ZERO,
             tick_due: None,
             pending_done: false,
@@ -435,7 +385,7 @@ impl Vm {
     /// Lends a stream's host to the VM. Every `lend` is followed by [`Vm::take_back`], traps included.
     #[inline]
     pub(crate) fn lend(&mut self, id: u32, host: Option<Box<dyn StreamHost>>) {
-        self.measuring = self.sampler.take();
+        self.meter.begin_visit();
         let state = self.store.data_mut();
         state.host = host;
         state.host_of = id;
@@ -444,7 +394,7 @@ impl Vm {
     /// Takes the host back, and what the callbacks asked for.
     #[inline]
     pub(crate) fn take_back(&mut self, id: u32, cell: &StreamCell, host: &mut Option<Box<dyn StreamHost>>) -> Effects {
-        self.measuring = true;
+        self.meter.end_visit();
         let state = self.store.data_mut();
         if state.host_of == id {
             state.host_of = 0;

@@ -292,9 +292,7 @@ fn the_endpoint_serves_one_path_and_waits_for_its_port() {
     let origin = Origin::start();
     let lease = Lease::take();
     let taken = TcpListener::bind(("127.0.0.1", lease.port())).expect("a port of our own");
-    let server = builder(&origin, &lease)
-        .file("a.yaml", &file(&filter("headers", "headers", "    configuration: {}\n")))
-        .start();
+    let server = builder(&origin, &lease).file("a.yaml", &file(&filter("pause", "pause", "    body: none\n"))).start();
     let waits = || server.diags().lines().filter(|line| line.contains("metrics cannot be served on")).count();
     wait_until(PATIENCE, "a word on the port", || (waits() > 0).then_some(()));
     traffic(&server, "a.test", 1, &[]);

@@ -10,6 +10,7 @@ mod filter;
 pub mod labels;
 mod latency;
 mod memory;
+mod meter;
 pub mod prometheus;
 mod sample;
 mod totals;
@@ -21,7 +22,8 @@ pub use totals::Total;
 
 pub(crate) use filter::Registry;
 pub(crate) use memory::{MeasuredLimits, VmGauge};
-pub(crate) use sample::{Clock, Sampler};
+pub(crate) use meter::Meter;
+pub(crate) use sample::Clock;
 
 use std::sync::Arc;
 

@@ -231,7 +231,7 @@ impl Course {
             .create_stream(context, root, at, &self.cell)
             .and_then(|()| if headers { vm.request_headers(context, end_of_stream) } else { Ok(Action::Continue) });
         let effects = vm.take_back(context, &self.cell, host);
-        vm.report(&filter.stats);
+        vm.meter.report(&filter.stats);
         filter.stats.begin_stream(self.slot);
         slot.counters.streams_created.add(1);
         let part = &mut self.parts[at];
@@ -255,7 +255,7 @@ impl Course {
         vm.lend(part.context, host.take());
         let result = run(vm, part.context);
         let effects = vm.take_back(part.context, &self.cell, host);
-        vm.report(&filter.stats);
+        vm.meter.report(&filter.stats);
         finish_entry(entry, result, filter).map(|action| (action, effects))
     }
 
@@ -396,7 +396,7 @@ impl Course {
             let result = vm.end_stream(part.context);
             // Whatever the filter still asked for has nothing left to happen to.
             drop(vm.take_back(part.context, &self.cell, &mut host));
-            vm.report(&filter.stats);
+            vm.meter.report(&filter.stats);
             slot.counters.streams_deleted.add(1);
             match result {
                 Ok(()) => entry.leave(),
