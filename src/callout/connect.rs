@@ -41,10 +41,13 @@ impl Drop for Counted {
 /// Connects within the cluster's `connect_timeout`. A failure may always be tried again: nothing was sent.
 pub(crate) async fn connect(target: &Target) -> Result<Stream, Broken> {
     let limit = target.shared.settings.connect_timeout;
-    timeout(limit, open(target)).await.unwrap_or_else(|_| {
-        let what = format!("no connection in {limit:?} (connect_timeout)");
-        Err(Broken::new(FailureKind::Connect, Again::Always, target.says(what)))
-    })
+    timeout(limit, open(target)).await.unwrap_or_else(|_| Err(too_slow(target)))
+}
+
+pub(crate) fn too_slow(target: &Target) -> Broken {
+    let limit = target.shared.settings.connect_timeout;
+    let what = format!("no connection in {limit:?} (connect_timeout)");
+    Broken::new(FailureKind::Connect, Again::Always, target.says(what))
 }
 
 async fn open(target: &Target) -> Result<Stream, Broken> {

@@ -68,7 +68,8 @@ fn all(receiver: &Receiver<GrpcEvent>) -> Told {
 #[track_caller]
 fn unary(cluster: &Arc<Cluster>, method: &str, text: &str, number: u32, timeout: Option<Duration>) -> Told {
     let (stream, receiver) = open(cluster, method, timeout);
-    stream.send(encoded(text, number), true).expect("sent");
+    // A server may answer before it is asked.
+    let _ = stream.send(encoded(text, number), true);
     all(&receiver)
 }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::{HeaderMap, Request, Response, StatusCode};
+use tokio_stream::StreamExt as _;
 
 use super::serve::{Answer, Body, Counters, Fault};
 
@@ -23,7 +24,7 @@ pub(super) fn answer(request: Request<Incoming>, _: Arc<Counters>) -> Answer {
         match route {
             "status" => Response::builder()
                 .status(u16::try_from(number).unwrap_or_default())
-                .body(text(format!("status {number}")))
+                .body(text(if matches!(number, 204 | 304) { String::new() } else { format!("status {number}") }))
                 .unwrap_or_else(|_| missing()),
             "slow" => {
                 tokio::time::sleep(Duration::from_millis(number as u64)).await;
@@ -61,7 +62,14 @@ where
     I: IntoIterator<Item = Result<Frame<Bytes>, Fault>>,
     I::IntoIter: Send + 'static,
 {
-    StreamBody::new(tokio_stream::iter(frames)).boxed_unsync()
+    // What comes before a fault is sent before it.
+    let frames = tokio_stream::iter(frames).then(|frame| async {
+        if frame.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        frame
+    });
+    StreamBody::new(frames).boxed_unsync()
 }
 
 fn text(text: String) -> Body {
