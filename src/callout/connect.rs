@@ -8,8 +8,8 @@ use std::time::Duration;
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::client::TlsStream;
 
+use super::encrypted::Encrypted;
 use super::failure::{Again, Broken, FailureKind};
 use super::settings::Protocol;
 use super::stats::count;
@@ -18,7 +18,7 @@ use super::target::{Shared, Target};
 /// What bytes go through.
 pub(crate) enum Stream {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<Encrypted>),
 }
 
 /// One more open connection, until it is dropped.
@@ -65,7 +65,7 @@ async fn open(target: &Target) -> Result<Stream, Broken> {
         let what = "the server does not offer HTTP/2 (ALPN h2); give the cluster protocol HTTP/1 or set up the server";
         return Err(failed(FailureKind::Tls, what.to_owned()));
     }
-    Ok(Stream::Tls(Box::new(stream)))
+    Ok(Stream::Tls(Box::new(Encrypted::new(stream))))
 }
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {

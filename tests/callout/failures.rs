@@ -116,6 +116,7 @@ fn what_is_not_http_is_said_so() {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };
+            let _ = std::io::Read::read(&mut stream, &mut [0; 1000]);
             let _ = std::io::Write::write_all(&mut stream, b"220 mail.test ESMTP ready\r\n\r\n");
             std::thread::sleep(Duration::from_millis(200));
         }
