@@ -182,18 +182,19 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(HEADER_LIST)
         .enable_push(false);
-    let failed = |error| broken(target, &error, Again::Always, "no HTTP/2 connection");
-    let (sender, mut driver) = builder.handshake::<_, Bytes>(io).await.map_err(failed)?;
+    let made = builder.handshake::<_, Bytes>(io).await;
+    let (sender, mut driver) = made.map_err(|error| ended(target, Err(error)))?;
     let mut ping = driver.ping_pong();
     // The server's limit on streams comes before its answer to this, and whoever does not speak HTTP/2 is found out.
     if let Some(ping) = &mut ping {
-        tokio::select! {
+        let answered = tokio::select! {
             biased;
-            pong = ping.ping(Ping::opaque()) => drop(pong.map_err(failed)?),
-            end = &mut driver => {
-                let closed = || Broken::new(FailureKind::Reset, Again::Always, target.says("no HTTP/2 connection: closed"));
-                return Err(end.map_or_else(failed, |()| closed()));
-            }
+            pong = ping.ping(Ping::opaque()) => pong.is_ok(),
+            end = &mut driver => return Err(ended(target, end)),
+        };
+        if !answered {
+            // The connection's own end says why.
+            return Err(ended(target, driver.await));
         }
     }
     let suspect = Arc::new(Notify::new());
@@ -217,6 +218,17 @@ where
         }
     });
     Ok(connection)
+}
+
+/// A connection that ended before it could be used.
+fn ended(target: &Target, end: Result<(), h2::Error>) -> Broken {
+    match end {
+        Err(error) => broken(target, &error, Again::Always, "no HTTP/2 connection"),
+        Ok(()) => {
+            let what = target.says("no HTTP/2 connection: the server closed it");
+            Broken::new(FailureKind::Reset, Again::Always, what)
+        }
+    }
 }
 
 /// Ends when the peer is gone. It is asked whenever a call on the connection timed out, for new calls would go the same
