@@ -5,7 +5,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -15,26 +15,42 @@ pub(crate) struct Encrypted {
     stream: TlsStream<TcpStream>,
     /// Read while an alert was looked for.
     early: Vec<u8>,
+    /// Why nothing more can be written.
+    failed: Option<io::Error>,
 }
 
 impl Encrypted {
     pub(crate) fn new(stream: TlsStream<TcpStream>) -> Encrypted {
-        Encrypted { stream, early: Vec::new() }
+        Encrypted { stream, early: Vec::new(), failed: None }
     }
 
-    /// The alert that came before this error of writing, if there is one.
-    fn explain<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        let Poll::Ready(Err(error)) = &written else { return written };
-        if !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) {
-            return written;
+    /// Writes, unless that failed before. An error is reported when all that came before it is read, for which there is
+    /// no long wait: the connection is closed.
+    fn write<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut TlsStream<TcpStream>>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if self.failed.is_none() {
+            match write(Pin::new(&mut self.stream), cx) {
+                Poll::Ready(Err(error))
+                    if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
+                {
+                    self.failed = Some(error);
+                }
+                written => return written,
+            }
         }
-        let mut scratch = [0; 1024];
-        let mut read = ReadBuf::new(&mut scratch);
-        match Pin::new(&mut self.stream).poll_read(cx, &mut read) {
-            Poll::Ready(Err(said)) if said.kind() == io::ErrorKind::InvalidData => Poll::Ready(Err(said)),
-            _ => {
-                self.early.extend_from_slice(read.filled());
-                written
+        loop {
+            let mut scratch = [0; 1024];
+            let mut read = ReadBuf::new(&mut scratch);
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read)) {
+                Ok(()) if !read.filled().is_empty() => self.early.extend_from_slice(read.filled()),
+                Err(said) if said.kind() == io::ErrorKind::InvalidData => return Poll::Ready(Err(said)),
+                _ => {
+                    let failed = self.failed.take();
+                    return Poll::Ready(Err(failed.unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())));
+                }
             }
         }
     }
@@ -54,8 +70,7 @@ impl AsyncRead for Encrypted {
 
 impl AsyncWrite for Encrypted {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, data);
-        self.explain(cx, written)
+        self.write(cx, |stream, cx| stream.poll_write(cx, data))
     }
 
     fn poll_write_vectored(
@@ -63,8 +78,7 @@ impl AsyncWrite for Encrypted {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, data);
-        self.explain(cx, written)
+        self.write(cx, |stream, cx| stream.poll_write_vectored(cx, data))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -72,8 +86,7 @@ impl AsyncWrite for Encrypted {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
-        self.explain(cx, flushed)
+        self.write(cx, |stream, cx| stream.poll_flush(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
