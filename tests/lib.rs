@@ -33,4 +33,5 @@ pub use harness::origin::{Handler, Origin, Reply, Request};
 pub use harness::payload::{self, Payload};
 pub use harness::server::{Builder, Exit, TrafficServer};
 pub use harness::strict;
+pub use harness::upstream::{GrpcUpstream, Upstream};
 pub use harness::wait_until;

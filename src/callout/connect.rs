@@ -8,8 +8,8 @@ use std::time::Duration;
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::client::TlsStream;
 
+use super::encrypted::Encrypted;
 use super::failure::{Again, Broken, FailureKind};
 use super::settings::Protocol;
 use super::stats::count;
@@ -18,7 +18,7 @@ use super::target::{Shared, Target};
 /// What bytes go through.
 pub(crate) enum Stream {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<Encrypted>),
 }
 
 /// One more open connection, until it is dropped.
@@ -41,10 +41,13 @@ impl Drop for Counted {
 /// Connects within the cluster's `connect_timeout`. A failure may always be tried again: nothing was sent.
 pub(crate) async fn connect(target: &Target) -> Result<Stream, Broken> {
     let limit = target.shared.settings.connect_timeout;
-    timeout(limit, open(target)).await.unwrap_or_else(|_| {
-        let what = format!("no connection in {limit:?} (connect_timeout)");
-        Err(Broken::new(FailureKind::Connect, Again::Always, target.says(what)))
-    })
+    timeout(limit, open(target)).await.unwrap_or_else(|_| Err(too_slow(target)))
+}
+
+pub(crate) fn too_slow(target: &Target) -> Broken {
+    let limit = target.shared.settings.connect_timeout;
+    let what = format!("no connection in {limit:?} (connect_timeout)");
+    Broken::new(FailureKind::Connect, Again::Always, target.says(what))
 }
 
 async fn open(target: &Target) -> Result<Stream, Broken> {
@@ -62,7 +65,7 @@ async fn open(target: &Target) -> Result<Stream, Broken> {
         let what = "the server does not offer HTTP/2 (ALPN h2); give the cluster protocol HTTP/1 or set up the server";
         return Err(failed(FailureKind::Tls, what.to_owned()));
     }
-    Ok(Stream::Tls(Box::new(stream)))
+    Ok(Stream::Tls(Box::new(Encrypted::new(stream))))
 }
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {

@@ -50,6 +50,18 @@ impl Http1 {
         Http1 { permits: Arc::new(Semaphore::new(max_connections)), idle: Mutex::default() }
     }
 
+    /// A connection that waits and is alive.
+    async fn living(&self) -> Option<Connection> {
+        loop {
+            let connection = self.take()?;
+            // Its end may have come and not been looked at: what the sockets have to say goes first.
+            tokio::task::yield_now().await;
+            if connection.sender.is_ready() {
+                return Some(connection);
+            }
+        }
+    }
+
     /// A connection that waits, by preference one of this thread: answers then need not change threads.
     fn take(&self) -> Option<Connection> {
         let thread = here();
@@ -158,7 +170,7 @@ pub(crate) async fn call(
             Broken::new(FailureKind::Connect, Again::Never, target.says("its pool is closed")).blameless()
         })?);
     loop {
-        let (connection, fresh) = match pool.take() {
+        let (connection, fresh) = match pool.living().await {
             Some(connection) => (connection, false),
             None => {
                 progress.stage = Stage::Connecting;

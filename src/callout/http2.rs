@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use h2::{Ping, PingPong, RecvStream, SendStream};
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::body::{Gathered, TooLarge};
 use super::call::HttpResponse;
-use super::connect::{Counted, Stream, connect};
+use super::connect::{Counted, Stream, connect, too_slow};
 use super::failure::{Again, Broken, FailureKind, chain, kind_of_h2, unprocessed};
 use super::http1::too_large;
 use super::request::{Outgoing, pairs};
@@ -161,11 +161,14 @@ async fn reap(target: Weak<Target>) {
 
 /// Connects for all calls that wait, whatever becomes of them.
 async fn open(target: Arc<Target>) {
-    let made = match connect(&target).await {
-        Ok(Stream::Plain(stream)) => handshake(&target, stream).await,
-        Ok(Stream::Tls(stream)) => handshake(&target, stream).await,
-        Err(broken) => Err(broken),
+    let made = async {
+        match connect(&target).await? {
+            Stream::Plain(stream) => handshake(&target, stream).await,
+            Stream::Tls(stream) => handshake(&target, stream).await,
+        }
     };
+    let limit = target.shared.settings.connect_timeout;
+    let made = timeout(limit, made).await.unwrap_or_else(|_| Err(too_slow(&target)));
     target.http2.opened(&target, made);
 }
 
@@ -180,7 +183,20 @@ where
         .max_header_list_size(HEADER_LIST)
         .enable_push(false);
     let made = builder.handshake::<_, Bytes>(io).await;
-    let (sender, mut driver) = made.map_err(|error| broken(target, &error, Again::Always, "no HTTP/2 connection"))?;
+    let (sender, mut driver) = made.map_err(|error| ended(target, Err(error)))?;
+    let mut ping = driver.ping_pong();
+    // The server's limit on streams comes before its answer to this, and whoever does not speak HTTP/2 is found out.
+    if let Some(ping) = &mut ping {
+        let answered = tokio::select! {
+            biased;
+            pong = ping.ping(Ping::opaque()) => pong.is_ok(),
+            end = &mut driver => return Err(ended(target, end)),
+        };
+        if !answered {
+            // The connection's own end says why.
+            return Err(ended(target, driver.await));
+        }
+    }
     let suspect = Arc::new(Notify::new());
     let connection = Arc::new(Connection {
         sender,
@@ -188,7 +204,6 @@ where
         idle_since: Mutex::new(Instant::now()),
         suspect: Arc::clone(&suspect),
     });
-    let ping = driver.ping_pong();
     let limit = target.shared.settings.connect_timeout;
     let (counted, weak) = (Counted::new(&target.shared), (Arc::downgrade(target), Arc::downgrade(&connection)));
     tokio::spawn(async move {
@@ -203,6 +218,17 @@ where
         }
     });
     Ok(connection)
+}
+
+/// A connection that ended before it could be used.
+fn ended(target: &Target, end: Result<(), h2::Error>) -> Broken {
+    match end {
+        Err(error) => broken(target, &error, Again::Always, "no HTTP/2 connection"),
+        Ok(()) => {
+            let what = target.says("no HTTP/2 connection: the server closed it");
+            Broken::new(FailureKind::Reset, Again::Always, what)
+        }
+    }
 }
 
 /// Ends when the peer is gone. It is asked whenever a call on the connection timed out, for new calls would go the same
@@ -263,6 +289,10 @@ pub(crate) async fn begin(
                 continue;
             }
         };
+        if lease.connection.active.load(Ordering::Acquire) == 1 {
+            // As over HTTP/1: its end may have come and not been looked at.
+            tokio::task::yield_now().await;
+        }
         progress.stage = Stage::Responding;
         let sent = match lease.connection.sender.clone().ready().await {
             Ok(mut sender) => sender.send_request(head(), end),
@@ -329,7 +359,7 @@ pub(crate) async fn call(
     let download = async {
         let response = response.await.map_err(|error| broken(target, &error, Again::Idempotent, "no response"))?;
         progress.stage = Stage::Reading;
-        read(target, response).await
+        read(target, response, request.method == Method::HEAD).await
     };
     tokio::pin!(upload, download);
     let mut uploading = !end;
@@ -345,14 +375,14 @@ pub(crate) async fn call(
     response
 }
 
-async fn read(target: &Arc<Target>, response: Response<RecvStream>) -> Result<HttpResponse, Broken> {
+async fn read(target: &Arc<Target>, response: Response<RecvStream>, bodiless: bool) -> Result<HttpResponse, Broken> {
     let (head, mut body) = response.into_parts();
     let limit = |_: TooLarge| too_large(target);
     let off = |error: h2::Error| Broken {
         again: Again::Never,
         ..broken(target, &error, Again::Never, "the response broke off")
     };
-    let announced = head.headers.get(http::header::CONTENT_LENGTH).filter(|_| !body.is_end_stream());
+    let announced = head.headers.get(http::header::CONTENT_LENGTH).filter(|_| !bodiless);
     let announced = announced.and_then(|value| value.to_str().ok()?.parse().ok());
     let mut gathered = Gathered::new(target.shared.settings.response_bytes, announced).map_err(limit)?;
     while let Some(data) = body.data().await {

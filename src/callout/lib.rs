@@ -31,6 +31,7 @@ mod body;
 mod call;
 mod cluster;
 mod connect;
+mod encrypted;
 mod failure;
 mod grpc;
 mod health;

@@ -16,6 +16,7 @@ pub mod ports;
 pub mod process;
 pub mod server;
 pub mod strict;
+pub mod upstream;
 
 use std::time::{Duration, Instant};
 
