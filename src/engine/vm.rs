@@ -4,6 +4,7 @@
 //! turns a trap, or a panic of ours inside a hostcall, into an [`Error::Trap`]. After such an error the VM is
 //! poisoned: whoever owns it must drop it.
 
+mod callbacks;
 mod news;
 mod trap;
 
@@ -12,13 +13,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
-use wasmtime::{Engine, Instance, Store, StoreLimitsBuilder, TypedFunc, UpdateDeadline, WasmParams, WasmResults};
+use wasmtime::{Engine, Instance, Store, StoreLimitsBuilder, UpdateDeadline};
 
-use crate::abi::{AbiVersion, Action, BodyAction, Callback, MapType};
+use crate::abi::{Action, BodyAction, Callback, MapType};
 use crate::body::Side;
 use crate::cell::{Effects, StreamCell};
 use crate::error::{Error, TrapKind};
-use crate::host::{PseudoHeader, StreamHost};
+use crate::host::StreamHost;
 use crate::limits::FIRST_LOOK;
 use crate::observe::{MeasuredLimits, Meter};
 use crate::settings::PluginSpec;
@@ -26,42 +27,8 @@ use crate::shared::Shared;
 use crate::spec::VmSpec;
 use crate::state::{Context, RootContext, VmState};
 use crate::station::{Address, Station};
+use callbacks::{Callbacks, call_headers, optional};
 use trap::{host_panic, trap};
-
-/// `proxy_on_request_headers` and `proxy_on_response_headers`, by ABI version.
-enum HeadersCallback {
-    /// 0.1.0: `(context, headers) -> action`.
-    Old(TypedFunc<(u32, u32), i32>),
-    /// Since 0.2.0: `(context, headers, end_of_stream) -> action`.
-    New(TypedFunc<(u32, u32, u32), i32>),
-}
-
-/// `proxy_on_request_body` and `proxy_on_response_body`: `(context, size, end_of_stream) -> action`.
-type BodyCallback = TypedFunc<(u32, u32, u32), i32>;
-
-/// The exports that the engine calls. Absent ones are never called.
-struct Callbacks {
-    context_create: Option<TypedFunc<(u32, u32), ()>>,
-    vm_start: Option<TypedFunc<(u32, u32), u32>>,
-    configure: Option<TypedFunc<(u32, u32), u32>>,
-    tick: Option<TypedFunc<u32, ()>>,
-    /// `(root, token, headers, body size, trailers)`.
-    http_call_response: Option<TypedFunc<(u32, u32, u32, u32, u32), ()>>,
-    /// `(root, token, elements or bytes or status)`, each of them.
-    grpc_initial_metadata: Option<TypedFunc<(u32, u32, u32), ()>>,
-    grpc_receive: Option<TypedFunc<(u32, u32, u32), ()>>,
-    grpc_trailing_metadata: Option<TypedFunc<(u32, u32, u32), ()>>,
-    grpc_close: Option<TypedFunc<(u32, u32, u32), ()>>,
-    /// `(root, queue)`.
-    queue_ready: Option<TypedFunc<(u32, u32), ()>>,
-    request_headers: Option<HeadersCallback>,
-    response_headers: Option<HeadersCallback>,
-    /// By side: `proxy_on_request_body`, `proxy_on_response_body`.
-    body: [Option<BodyCallback>; 2],
-    done: Option<TypedFunc<u32, u32>>,
-    log: Option<TypedFunc<u32, ()>>,
-    delete: Option<TypedFunc<u32, ()>>,
-}
 
 /// Where a VM that serves is, and where what comes for it waits.
 pub(crate) struct Home {
@@ -102,36 +69,6 @@ impl Aftermath {
     }
 }
 
-fn optional<P: WasmParams, R: WasmResults>(
-    instance: &Instance,
-    store: &mut Store<VmState>,
-    name: &str,
-) -> Result<Option<TypedFunc<P, R>>, Error> {
-    if !store.data().settings.allows(name) {
-        return Ok(None);
-    }
-    match instance.get_func(&mut *store, name) {
-        None => Ok(None),
-        Some(func) => func
-            .typed(&*store)
-            .map(Some)
-            .map_err(|error| Error::Module(format!("export {name} has another type than the ABI's: {error}"))),
-    }
-}
-
-fn headers_callback(
-    instance: &Instance,
-    store: &mut Store<VmState>,
-    abi: AbiVersion,
-    name: &str,
-) -> Result<Option<HeadersCallback>, Error> {
-    if abi == AbiVersion::V0_1_0 {
-        Ok(optional(instance, store, name)?.map(HeadersCallback::Old))
-    } else {
-        Ok(optional(instance, store, name)?.map(HeadersCallback::New))
-    }
-}
-
 impl Vm {
     /// Instantiates the module and runs its start function.
     ///
@@ -164,27 +101,7 @@ impl Vm {
         let memory =
             instance.get_memory(&mut store, "memory").ok_or_else(|| Error::Module("exports no memory".to_owned()))?;
         store.data_mut().memory = Some(memory);
-        let callbacks = Callbacks {
-            context_create: optional(&instance, &mut store, "proxy_on_context_create")?,
-            vm_start: optional(&instance, &mut store, "proxy_on_vm_start")?,
-            configure: optional(&instance, &mut store, "proxy_on_configure")?,
-            tick: optional(&instance, &mut store, "proxy_on_tick")?,
-            http_call_response: optional(&instance, &mut store, "proxy_on_http_call_response")?,
-            grpc_initial_metadata: optional(&instance, &mut store, "proxy_on_grpc_receive_initial_metadata")?,
-            grpc_receive: optional(&instance, &mut store, "proxy_on_grpc_receive")?,
-            grpc_trailing_metadata: optional(&instance, &mut store, "proxy_on_grpc_receive_trailing_metadata")?,
-            grpc_close: optional(&instance, &mut store, "proxy_on_grpc_close")?,
-            queue_ready: optional(&instance, &mut store, "proxy_on_queue_ready")?,
-            request_headers: headers_callback(&instance, &mut store, spec.module.abi(), "proxy_on_request_headers")?,
-            response_headers: headers_callback(&instance, &mut store, spec.module.abi(), "proxy_on_response_headers")?,
-            body: [
-                optional(&instance, &mut store, "proxy_on_request_body")?,
-                optional(&instance, &mut store, "proxy_on_response_body")?,
-            ],
-            done: optional(&instance, &mut store, "proxy_on_done")?,
-            log: optional(&instance, &mut store, "proxy_on_log")?,
-            delete: optional(&instance, &mut store, "proxy_on_delete")?,
-        };
+        let callbacks = Callbacks::of(&instance, &mut store, spec.module.abi())?;
         store.data_mut().takes_queues = callbacks.queue_ready.is_some();
         // The specification's name first; `malloc` alone is what older C++ modules have.
         let alloc = match optional::<u32, u32>(&instance, &mut store, "proxy_on_memory_allocate")? {
@@ -591,24 +508,6 @@ fn next_tick(due: Instant, period: Duration, end: Instant, took: Duration) -> In
     let next = if next <= end { end + period } else { next };
     // The thread carries traffic: ticks may have a fifth of it.
     next.max(end + took * REST)
-}
-
-#[inline]
-fn call_headers(
-    callback: Option<&HeadersCallback>,
-    store: &mut Store<VmState>,
-    map: MapType,
-    id: u32,
-    end_of_stream: bool,
-) -> wasmtime::Result<i32> {
-    let Some(callback) = callback else { return Ok(0) };
-    // Pseudo-headers count, as they do in the pairs.
-    let fields = store.data_mut().host.as_deref_mut().and_then(|host| host.header_count(map).ok()).unwrap_or(0);
-    let fields = u32::try_from(fields + PseudoHeader::of_map(map).len()).unwrap_or(u32::MAX);
-    match callback {
-        HeadersCallback::New(callback) => callback.call(store, (id, fields, u32::from(end_of_stream))),
-        HeadersCallback::Old(callback) => callback.call(store, (id, fields)),
-    }
 }
 
 /// The size of a configuration as the ABI passes it. Configurations are far below 4 GiB: they come from files
