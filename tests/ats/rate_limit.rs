@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use wasm_remap_tests::load;
+use wasm_remap_tests::load::{self, Wrk};
 use wasm_remap_tests::{Builder, Client, Origin, Reply, Response, Rule, TrafficServer, wait_until};
 
 /// A filter file; `vm` is for what VMs are told apart by, `configuration` for what the filter reads.
@@ -107,6 +107,33 @@ fn threads_rules_and_reloads_let_exactly_one_bucket_through() {
     assert_eq!(origin.request_count() as u64, BURST, "let through, by what the origin saw");
     let refused = Client::connect(server.port()).get("two.test", "/");
     assert_eq!((refused.status, refused.text().as_str()), (429, "three"), "the reload has taken effect");
+}
+
+/// As fast as wrk asks, and while the rules are loaded anew. It breaks off what is under way at its end, when the bucket has
+/// long been empty: so what the origin saw is exact.
+#[test]
+fn as_fast_as_wrk_asks_exactly_one_bucket_is_let_through() {
+    const BURST: u64 = 20_000;
+    let limit = "limit: 1, per: day, burst: 20000";
+    let origin = Origin::start();
+    origin.discard();
+    let server = two_rules(&origin, limit).start();
+    let wrk = |host: &str| Wrk::new(server.port(), host, "/").connections(32).duration(Duration::from_secs(15)).run();
+    let (one, two) = thread::scope(|scope| {
+        let (one, two) = (scope.spawn(|| wrk("one.test")), scope.spawn(|| wrk("two.test")));
+        let new = file("three", &format!("{{name: shared, {limit}, message: three}}"));
+        std::fs::write(server.root().join("etc/two.yaml"), server.expand(&new)).expect("the file is ours");
+        // Some of it comes before the reload, and some behind.
+        wait_until(Duration::from_secs(15), "a part of the load", || (origin.request_count() > 2000).then_some(()));
+        server.reload().expect("the new configuration loads");
+        (one.join().expect("wrk ran"), two.join().expect("wrk ran"))
+    });
+    let (asked, refused) = (one.requests + two.requests, one.errors.status + two.errors.status);
+    println!("{asked} requests by wrk, {refused} refused");
+    assert_eq!(origin.request_count() as u64, BURST, "let through, by what the origin saw");
+    // What was answered and is not counted is what wrk broke off.
+    assert!(asked - refused <= BURST, "{} were answered 200", asked - refused);
+    assert!(asked > 4 * BURST, "there was to be several times as much load as the limit lets through: {asked}");
 }
 
 /// Many buckets, each met first by several threads at once.
