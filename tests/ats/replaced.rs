@@ -74,10 +74,6 @@ fn what_filters_share_outlives_reloads_and_replaced_builds() {
         .rule(Rule::new("a.test", "http://{origin}/").wasm(["probe.yaml"]))
         .file("probe.yaml", FILTER)
         .manager()
-        // Statistics at their usual pace: the manager turns to reloads when it has heard nothing for a second, and
-        // takes five seconds for each.
-        .record("proxy.config.remote_sync_interval_ms", 5000)
-        .record("proxy.config.raw_stat_sync_interval_ms", 5000)
         .start();
     let start = server.mark();
     let port = server.port();

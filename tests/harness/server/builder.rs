@@ -320,7 +320,9 @@ impl Builder {
         // Statistics are to be read a moment after what they count.
         set("config_update_interval_ms", 100.into());
         set("raw_stat_sync_interval_ms", 100.into());
-        set("remote_sync_interval_ms", 100.into());
+        // A manager looks for a reload only when the server has sent it nothing for a second, and it sends what has changed
+        // this often: with our statistics something always has.
+        set("remote_sync_interval_ms", if self.manager { 2000 } else { 100 }.into());
         // No access logs; an origin that a test broke on purpose is asked again at once.
         set("log.logging_enabled", 1.into());
         set("http.down_server.cache_time", 0.into());
