@@ -154,7 +154,7 @@ fn every_outcome_is_told_and_the_transaction_goes_on() {
 #[test]
 fn every_outcome_without_the_client_leaves_nothing() {
     let matrix = matrix("limits: {callback_ms: 10000, pause_ms: 5000}");
-    let mut sent = 0;
+    let mut sent = 0_i64;
     for round in 0..2 {
         let words = answered().into_iter().map(|(words, ..)| words).chain(FAILING.map(|(words, ..)| words));
         for words in words {
@@ -169,11 +169,12 @@ fn every_outcome_without_the_client_leaves_nothing() {
         }
     }
     assert_eq!(report(&matrix.server, "call path=/status/200").get("status"), "200");
-    let counters = nothing_is_left(&matrix.server, sent / 2);
-    let begun = counters["streams_created"];
-    let counters = matrix.server.counters("the ends of all calls", |counters| counters["callouts"] >= begun);
-    assert_eq!(counters["callouts"], begun, "one call for each transaction");
-    assert_eq!(matrix.server.counters("", |_| true)["failures"], 0);
+    // One call for each transaction; of the clients that left at once, ATS may not have seen the request.
+    let counters = matrix.server.counters("the ends of all transactions and calls", |counters| {
+        let [created, deleted, calls] = ["streams_created", "streams_deleted", "callouts"].map(|name| counters[name]);
+        created > sent / 2 && created == deleted && created == calls
+    });
+    assert_eq!((counters["failures"], counters["traps"], counters["panics"]), (0, 0, 0));
     assert_eq!(matrix.server.diags().matches("nobody made call").count(), 0);
 }
 
