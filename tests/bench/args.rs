@@ -8,12 +8,15 @@ ats-bench: what a transaction costs on a real traffic_server, with no plugin, wi
 
   --quick           fewer rounds: under two minutes
   --check           fails if ours is further from no plugin than header_rewrite is, plus 3 %, or if two servers with
-                    no plugin differ by more than that, so that the run proves nothing; and if a large body that our
-                    filters let pass has less than 0.9 of the speed that a transform has which does nothing
+                    no plugin differ by more than that, so that the run proves nothing; if a large body that our
+                    filters let pass has less than 0.9 of the speed that a transform has which does nothing; and
+                    if a pause for a callout adds more than 150 µs to it, or costs more than 8 KiB of memory
   --callgrind[=N]   counts instructions as well, over N requests a variant (1000)
   --no-rounds       counts instructions only
-  --only KEY,...    these variants alone, and no plugin, which all are compared with; `bodies` are the large bodies
+  --only KEY,...    these variants alone, and no plugin, which all are compared with; `bodies` are the large bodies,
+                    `callouts` the filters that wait for others
   --bodies N        how many rounds of large bodies (7)
+  --callouts N      how many rounds of callouts (9); every third measures memory, too
   --memcheck[=N]    nothing of this, but N transactions (300) under valgrind's memcheck; fails at what it finds with the
                     plugin and not without
   --starts N        how often all servers are started afresh (5)
@@ -21,8 +24,9 @@ ats-bench: what a transaction costs on a real traffic_server, with no plugin, wi
   --seconds N       length of a variant's turn in a round (1)
   --write FILE      puts the tables into FILE, between its markers";
 
-/// The name of the large bodies on the command line.
+/// The names on the command line of what is no variant.
 const BODIES: &str = "bodies";
+const CALLOUTS: &str = "callouts";
 
 /// What was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +41,8 @@ pub(crate) struct Args {
     pub(crate) memcheck: usize,
     /// Rounds of large bodies.
     pub(crate) bodies: usize,
+    /// Rounds of callouts.
+    pub(crate) callouts: usize,
     pub(crate) write: Option<PathBuf>,
 }
 
@@ -55,6 +61,7 @@ impl Args {
             seconds: 1,
             memcheck: 0,
             bodies: 7,
+            callouts: 9,
             write: None,
         };
         let (mut quick, mut no_rounds) = (false, false);
@@ -63,8 +70,10 @@ impl Args {
             _ => (word, None),
         });
         while let Some((name, mut value)) = words.next() {
-            if matches!(name.as_str(), "--only" | "--starts" | "--rounds" | "--seconds" | "--bodies" | "--write")
-                && value.is_none()
+            if matches!(
+                name.as_str(),
+                "--only" | "--starts" | "--rounds" | "--seconds" | "--bodies" | "--callouts" | "--write"
+            ) && value.is_none()
             {
                 value = words.next().map(|(word, _)| word);
             }
@@ -87,27 +96,30 @@ impl Args {
                 "--rounds" => args.rounds = number()? as usize,
                 "--seconds" => args.seconds = number()?,
                 "--bodies" => args.bodies = number()? as usize,
+                "--callouts" => args.callouts = number()? as usize,
                 "--write" => args.write = Some(PathBuf::from(need()?)),
                 _ => return Err(format!("{name} is no option")),
             }
         }
         if quick {
-            (args.starts, args.rounds, args.seconds, args.bodies) = (1, 5, 1, 5);
+            (args.starts, args.rounds, args.seconds, args.bodies, args.callouts) = (1, 5, 1, 5, 3);
         }
         if !args.only.is_empty() {
-            let named = args.only.len();
-            args.only.retain(|key| key != BODIES);
-            match (args.only.len(), named - args.only.len()) {
-                (_, 0) => args.bodies = 0,
-                (0, _) => (args.starts, args.callgrind) = (0, 0),
-                _ => {}
+            let named = |key: &str| args.only.iter().any(|named| named == key);
+            let others = [BODIES, CALLOUTS].map(named);
+            args.only.retain(|key| key != BODIES && key != CALLOUTS);
+            for (rounds, named) in [&mut args.bodies, &mut args.callouts].into_iter().zip(others) {
+                *rounds = if named { *rounds } else { 0 };
+            }
+            if args.only.is_empty() {
+                (args.starts, args.callgrind) = (0, 0);
             }
         }
         if no_rounds {
-            (args.starts, args.bodies) = (0, 0);
+            (args.starts, args.bodies, args.callouts) = (0, 0, 0);
             args.callgrind = if args.callgrind == 0 { 1000 } else { args.callgrind };
         }
-        if args.check && args.starts == 0 && args.bodies == 0 {
+        if args.check && args.starts == 0 && args.bodies == 0 && args.callouts == 0 {
             return Err("--check needs rounds".to_owned());
         }
         Ok(Some(args))
@@ -130,12 +142,17 @@ mod tests {
         assert_eq!(args.write, Some(PathBuf::from("a.md")));
         assert_eq!(parse("--no-rounds --callgrind=50").unwrap().unwrap().callgrind, 50);
         assert_eq!(parse("-h").unwrap(), None);
-        let parts = |line| parse(line).unwrap().map(|args| (args.starts > 0, args.callgrind > 0, args.bodies)).unwrap();
-        assert_eq!(parts("--check"), (true, false, 7));
-        assert_eq!(parts("--only bodies --check --callgrind"), (false, false, 7));
-        assert_eq!(parts("--only lua,bodies --bodies 9"), (true, false, 9));
-        assert_eq!(parts("--only lua"), (true, false, 0));
-        assert_eq!(parts("--no-rounds"), (false, true, 0));
+        let parts = |line| {
+            let args = parse(line).unwrap().unwrap();
+            (args.starts > 0, args.callgrind > 0, args.bodies, args.callouts)
+        };
+        assert_eq!(parts("--check"), (true, false, 7, 9));
+        assert_eq!(parts("--only bodies --check --callgrind"), (false, false, 7, 0));
+        assert_eq!(parts("--only callouts --check"), (false, false, 0, 9));
+        assert_eq!(parts("--only lua,bodies --bodies 9"), (true, false, 9, 0));
+        assert_eq!(parts("--only lua,bodies,callouts"), (true, false, 7, 9));
+        assert_eq!(parts("--only lua"), (true, false, 0, 0));
+        assert_eq!(parts("--no-rounds"), (false, true, 0, 0));
     }
 
     #[test]

@@ -4,11 +4,13 @@
 //! each round set against the round of no plugin beside it; a second server with no plugin shows what of that is
 //! chance. Where times are too noisy, `--callgrind` counts instructions.
 //!
-//! What is measured stands in [`variants`], how in [`rounds`] and [`callgrind`]; large bodies are in [`bodies`].
+//! What is measured stands in [`variants`], how in [`rounds`] and [`callgrind`]; large bodies are in [`bodies`],
+//! filters that wait for others in [`callouts`].
 
 mod args;
 mod bodies;
 mod callgrind;
+mod callouts;
 mod machine;
 mod memcheck;
 mod native;
@@ -64,6 +66,13 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
         verdicts.push(bodies::check(&rounds));
+    }
+    if args.callouts > 0 {
+        let measured = callouts::run(args.callouts);
+        if !show(&args, report::CALLOUTS, &callouts::markdown(&machine, &measured)) {
+            return ExitCode::from(2);
+        }
+        verdicts.push(callouts::check(&measured));
     }
     if args.check { conclude(&verdicts) } else { ExitCode::SUCCESS }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use wasm_remap_tests::artifacts;
+use wasm_remap_tests::{Upstream, artifacts};
 
 use crate::{Place, texts};
 
@@ -348,4 +348,25 @@ fn the_examples_load() {
         count += 1;
     }
     assert!(count >= 2, "only {count} examples found");
+}
+
+/// Calls that the configuration makes are accepted, and stay here.
+#[test]
+fn calls_are_not_sent() {
+    let upstream = Upstream::start();
+    let file = format!(
+        "clusters:\n  upstream: {{endpoints: ['{0}']}}\n  h2: {{endpoints: ['{0}'], protocol: http2}}\nfilters:\n  - name: a\n    \
+         module: '{{guest:callout}}'\n    callout_hosts: ['{0}']\n    configuration: {{configure: 'call path=/status/200; \
+         call cluster=h2; call cluster={0}'}}\n    vm_configuration: {{vm_start: 'call path=/status/200'}}\n",
+        upstream.address()
+    );
+    let place = Place::new().file("f.yaml", &file);
+    let checked = place.run(&["check", "f.yaml"]).status(0);
+    assert!(!checked.err.contains("call"), "{}", checked.err);
+    assert_eq!(upstream.connections(), 0);
+    // The same file, run.
+    let args = ["run", "f.yaml", "-r", "http://a.test/", "-H", "x-callout: call path=/status/500"];
+    let ran = place.run(&args).status(0);
+    assert!(ran.out.contains("status=500"), "{}", ran.out);
+    assert!(upstream.requests_to("/status/500") == 1, "{}", ran.out);
 }

@@ -27,9 +27,10 @@ pub use identity::{Fault, Identities};
 /// | `/status/N` | this status |
 /// | `/slow/MS` | 200 after so many milliseconds |
 /// | `/hang` | nothing |
+/// | `/hold` | 200 when the test [releases](Server::release) it |
 /// | `/reset` | 200 and a body that breaks off in the middle |
 /// | `/body/BYTES` | 200 and so many bytes |
-/// | `/echo` | what was asked: method, target, version, headers, body and trailers, a line each |
+/// | `/echo` | what was asked: method, target, version, headers, body and trailers, a line each; in short in the header `x-upstream`, as `method:bytes:trailers` |
 /// | `/trailers` | 200, a body and the trailers `x-sum` and `x-more`; HTTP/1 clients must send `te: trailers` |
 /// | anything else | 404 |
 #[derive(Debug)]
@@ -184,6 +185,11 @@ impl Server {
     /// How many requests were given up by their client before they were answered.
     pub fn given_up(&self) -> usize {
         self.counters.given_up.load(Ordering::SeqCst)
+    }
+
+    /// Lets so many requests for `/hold` be answered, those that wait or those that come.
+    pub fn release(&self, count: usize) {
+        self.counters.held.0.add_permits(count);
     }
 
     /// How many messages a [`GrpcUpstream`] sent on its streams.

@@ -16,7 +16,7 @@ use super::serve::{Answer, Body, Counters, Fault};
 /// A body is sent in pieces of so many bytes.
 const PIECE: usize = 64 * 1024;
 
-pub(super) fn answer(request: Request<Incoming>, _: Arc<Counters>) -> Answer {
+pub(super) fn answer(request: Request<Incoming>, counters: Arc<Counters>) -> Answer {
     Box::pin(async move {
         let path = request.uri().path().to_owned();
         let (route, argument) = path[1..].split_once('/').unwrap_or((&path[1..], ""));
@@ -31,6 +31,12 @@ pub(super) fn answer(request: Request<Incoming>, _: Arc<Counters>) -> Answer {
                 Response::new(text(format!("after {number} ms")))
             }
             "hang" => std::future::pending().await,
+            "hold" => {
+                if let Ok(permit) = counters.held.0.acquire().await {
+                    permit.forget();
+                }
+                Response::new(text("released".to_owned()))
+            }
             "reset" => {
                 let broken =
                     [Ok(Frame::data(Bytes::from(vec![b'x'; 1000]))), Err(Fault::from(io::Error::other("reset")))];
@@ -95,10 +101,14 @@ async fn echo(request: Request<Incoming>) -> Response<Body> {
     list(&mut lines, "header", &head.headers);
     let Ok(body) = body.collect().await else { return missing() };
     let trailers = body.trailers().cloned().unwrap_or_default();
-    let _ = writeln!(lines, "body {}", String::from_utf8_lossy(&body.to_bytes()));
+    let body = body.to_bytes();
+    let _ = writeln!(lines, "body {}", String::from_utf8_lossy(&body));
     list(&mut lines, "trailer", &trailers);
+    let trailers: Vec<_> =
+        trailers.iter().map(|(name, value)| format!("{name}:{}", value.as_bytes().escape_ascii())).collect();
     Response::builder()
         .header("content-type", "text/plain")
+        .header("x-upstream", format!("{}:{}:{}", head.method, body.len(), trailers.join(",")))
         .header("x-twice", "first")
         .header("x-twice", "second")
         .body(text(lines))

@@ -19,7 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_rustls::TlsAcceptor;
 
 pub(super) type Fault = Box<dyn Error + Send + Sync>;
@@ -36,7 +36,17 @@ pub(super) struct Counters {
     pub(super) messages: AtomicUsize,
     pub(super) connections: AtomicUsize,
     pub(super) open: AtomicUsize,
+    pub(super) held: Held,
     paths: Mutex<HashMap<String, usize>>,
+}
+
+/// Has a permit for each answer that may go.
+pub(super) struct Held(pub(super) Semaphore);
+
+impl Default for Held {
+    fn default() -> Held {
+        Held(Semaphore::new(0))
+    }
 }
 
 impl Counters {
