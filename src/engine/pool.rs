@@ -322,6 +322,11 @@ impl Pool {
         again
     }
 
+    /// Whether the VM of a service, which has one slot, has a plugin context that was told of its end and asked for time.
+    pub(crate) fn is_ending(self: &Arc<Self>) -> bool {
+        self.lock(0).guard.vm.as_ref().is_some_and(|vm| vm.is_ending())
+    }
+
     /// Builds a slot's VM if it has none. For the rebuilder thread.
     pub(crate) fn rebuild(self: &Arc<Self>, slot: usize) {
         let mut entry = self.lock(slot);

@@ -36,10 +36,20 @@ impl Bell {
         self.changed.notify_one();
     }
 
-    /// Waits until there is something to do, or until `due`. False if it is the end.
-    fn wait(&self, due: Option<Instant>) -> bool {
+    /// Says that nobody names the service any more.
+    fn end(&self) {
+        self.rung.lock().end = true;
+        self.ring();
+    }
+
+    fn ended(&self) -> bool {
+        self.rung.lock().end
+    }
+
+    /// Waits until there is something to do, or until `due`.
+    fn wait(&self, due: Option<Instant>) {
         let mut rung = self.rung.lock();
-        while !rung.work && !rung.end {
+        while !rung.work {
             match due {
                 None => self.changed.wait(&mut rung),
                 Some(due) => {
@@ -50,28 +60,31 @@ impl Bell {
             }
         }
         rung.work = false;
-        !rung.end
     }
 }
 
-/// A service that runs. Dropping the last handle ends it.
+/// A service that runs. Dropping the last handle ends it. Its plugin context is its thread's alone, so that the last
+/// callbacks run there, too.
 pub(crate) struct Service {
-    plugin: Arc<Plugin>,
+    key: VmKey,
+    spec: Arc<PluginSpec>,
     bell: Arc<Bell>,
 }
 
 impl std::fmt::Debug for Service {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Service").field("name", &self.plugin.spec.name).finish_non_exhaustive()
+        f.debug_struct("Service").field("name", &self.spec.name).finish_non_exhaustive()
     }
 }
 
 impl Drop for Service {
     fn drop(&mut self) {
-        self.bell.rung.lock().end = true;
-        self.bell.changed.notify_one();
+        self.bell.end();
     }
 }
+
+/// How long a service that answers `proxy_on_done` with false has until its `proxy_done`.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 /// How long a thread delivers before it looks after its timers.
 const TURN: Duration = Duration::from_millis(10);
@@ -79,7 +92,7 @@ const TURN: Duration = Duration::from_millis(10);
 impl Service {
     /// The name in its file.
     pub(crate) fn name(&self) -> &str {
-        &self.plugin.spec.name
+        &self.spec.name
     }
 
     /// Starts a service's thread. `build` makes its plugin context, in a pool whose one slot is at the station.
@@ -90,23 +103,30 @@ impl Service {
             Box::new(move |_| bell.ring())
         });
         let plugin = build(&station)?;
-        let service = Arc::new(Service { plugin: Arc::clone(&plugin), bell: Arc::clone(&bell) });
+        let service = Service { key: plugin.pool.spec.key, spec: Arc::clone(&plugin.spec), bell: Arc::clone(&bell) };
         spawn("wasm-service", move || {
             let pool = Arc::clone(&plugin.pool);
-            loop {
+            // Delivers and ticks; says when there is more to do.
+            let turn = || {
                 let more = station.deliver(TURN);
                 let due = station.run_timers();
-                let revival = pool.revive();
-                let due = [due, revival].into_iter().flatten().min();
-                let due = if more { Some(Instant::now()) } else { due };
-                if !bell.wait(due) {
-                    break;
+                if more { Some(Instant::now()) } else { due }
+            };
+            while !bell.ended() {
+                let due = turn();
+                bell.wait([due, pool.revive()].into_iter().flatten().min());
+            }
+            drop(plugin);
+            // It may have something to finish, for which answers and ticks are needed.
+            let end = Instant::now() + FAREWELL;
+            while pool.is_ending() && Instant::now() < end {
+                let due = turn();
+                if pool.is_ending() {
+                    bell.wait(Some(due.map_or(end, |due| due.min(end))));
                 }
             }
-            // Its last callbacks run here, where all others ran.
-            drop(plugin);
         })?;
-        Ok(service)
+        Ok(Arc::new(service))
     }
 }
 
@@ -125,7 +145,7 @@ impl Services {
         spec: &PluginSpec,
         build: impl FnOnce(&Arc<Station>) -> Result<Arc<Plugin>, Error>,
     ) -> Result<Arc<Service>, Error> {
-        let same = |service: &Arc<Service>| service.plugin.pool.spec.key == key && *service.plugin.spec == *spec;
+        let same = |service: &Arc<Service>| service.key == key && *service.spec == *spec;
         if let Some(service) = self.0.lock().iter().filter_map(Weak::upgrade).find(same) {
             return Ok(service);
         }

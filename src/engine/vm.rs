@@ -255,6 +255,12 @@ impl Vm {
         Ok(true)
     }
 
+    /// Whether some plugin context has asked for time, and not called `proxy_done` yet.
+    pub(crate) fn is_ending(&self) -> bool {
+        let mut contexts = self.store.data().contexts.values();
+        contexts.any(|context| matches!(context, Context::Root(root) if root.pending_done))
+    }
+
     fn delete_root(&mut self, id: u32) -> Result<(), Error> {
         let budget = self.callback_time;
         self.call(Callback::Log, id, budget, |callbacks, store| {

@@ -370,3 +370,22 @@ fn calls_are_not_sent() {
     assert!(ran.out.contains("status=500"), "{}", ran.out);
     assert!(upstream.requests_to("/status/500") == 1, "{}", ran.out);
 }
+
+/// A service is tried out, as far as its configuration, and does not run.
+#[test]
+fn a_check_runs_no_service() {
+    let file = |configuration: &str| {
+        format!(
+            "services:\n  - name: background\n    module: '{{guest:service}}'\n    root_id: service\n    \
+             configuration: {configuration}\n"
+        )
+    };
+    // Its first tick would never return.
+    let place = Place::new()
+        .file("spins.yaml", &file("{tick_ms: 1, spin_at: 1}"))
+        .file("refuses.yaml", &file("{refuse: true}"));
+    place.run(&["check", "spins.yaml"]).status(0);
+    let refused = place.run(&["check", "refuses.yaml"]).status(1);
+    let told = refused.out + &refused.err;
+    assert!(told.contains("service 'background'") && told.contains("proxy_on_configure returned false"), "{told}");
+}

@@ -121,6 +121,11 @@ impl Vm {
     }
 
     fn queue_ready(&mut self, root: u32, queue: u32) -> Result<(), Error> {
+        // The word may have been on its way when the plugin context ended, and SDKs trap on one that they do not know.
+        let consumes = |context: &Context| matches!(context, Context::Root(root) if root.queues.contains_key(&queue));
+        if !self.store.data().contexts.get(&root).is_some_and(consumes) {
+            return Ok(());
+        }
         self.store.data_mut().taken = 0;
         let budget = self.callback_time;
         self.call(Callback::QueueReady, root, budget, |callbacks, store| {

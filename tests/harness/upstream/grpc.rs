@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http_body_util::BodyExt as _;
@@ -17,7 +16,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::Server;
-use super::serve::{Answer, Body, Counters};
+use super::serve::{Answer, Body, Counters, OpenStream};
 
 /// The one message there is, to and from all methods.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
@@ -147,7 +146,7 @@ impl ServerStreamingService<Message> for Echo {
     type Future = Later<Messages>;
 
     fn call(&mut self, request: Request<Message>) -> Later<Messages> {
-        let counters = Arc::clone(&self.0);
+        let stream = OpenStream::new(Arc::clone(&self.0));
         Box::pin(async move {
             let Message { text, number } = request.into_inner();
             let length = text.strip_prefix("bytes:").and_then(|length| length.parse().ok());
@@ -158,7 +157,7 @@ impl ServerStreamingService<Message> for Echo {
                     if sender.send(Ok(Message { text: text.clone(), number })).await.is_err() {
                         return;
                     }
-                    counters.messages.fetch_add(1, Ordering::SeqCst);
+                    stream.sent();
                 }
             });
             Ok(Response::new(ReceiverStream::new(receiver)))
@@ -190,7 +189,7 @@ impl StreamingService<Message> for Echo {
     type Future = Later<Messages>;
 
     fn call(&mut self, request: Request<Streaming<Message>>) -> Later<Messages> {
-        let counters = Arc::clone(&self.0);
+        let stream = OpenStream::new(Arc::clone(&self.0));
         Box::pin(async move {
             let mut messages = request.into_inner();
             let (sender, receiver) = mpsc::channel(1);
@@ -199,7 +198,7 @@ impl StreamingService<Message> for Echo {
                     if sender.send(message).await.is_err() {
                         return;
                     }
-                    counters.messages.fetch_add(1, Ordering::SeqCst);
+                    stream.sent();
                 }
             });
             Ok(Response::new(ReceiverStream::new(receiver)))

@@ -197,6 +197,11 @@ impl Server {
         self.counters.messages.load(Ordering::SeqCst)
     }
 
+    /// How many streams of a [`GrpcUpstream`]'s methods `ServerStream` and `Bidi` are open.
+    pub fn open_streams(&self) -> usize {
+        self.counters.streams.load(Ordering::SeqCst)
+    }
+
     /// How many connections came.
     pub fn connections(&self) -> usize {
         self.counters.connections.load(Ordering::SeqCst)

@@ -34,6 +34,7 @@ pub(super) struct Counters {
     pub(super) requests: AtomicUsize,
     pub(super) given_up: AtomicUsize,
     pub(super) messages: AtomicUsize,
+    pub(super) streams: AtomicUsize,
     pub(super) connections: AtomicUsize,
     pub(super) open: AtomicUsize,
     pub(super) held: Held,
@@ -61,6 +62,27 @@ struct Open(Arc<Counters>);
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Counts a stream as long as it is there.
+pub(super) struct OpenStream(Arc<Counters>);
+
+impl OpenStream {
+    pub(super) fn new(counters: Arc<Counters>) -> OpenStream {
+        counters.streams.fetch_add(1, Ordering::SeqCst);
+        OpenStream(counters)
+    }
+
+    /// It has sent a message.
+    pub(super) fn sent(&self) {
+        self.0.messages.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
