@@ -462,7 +462,7 @@ fn files_and_services_that_are_wrong_are_told_with_the_rest() {
         )
         .file("headers.yaml", HEADERS);
     for (files, expected) in [
-        (&["one.yaml"][..], "no filter: none of the files has 'filters' or 'services'"),
+        (&["one.yaml"][..], "no filter: none of its files has 'filters' or 'services' (one.yaml)"),
         (
             &["headers.yaml", "one.yaml", "other.yaml"],
             "the cluster 'c' is defined in two files of the rule, and not alike",

@@ -50,7 +50,8 @@ fn load(runtime: &Runtime, files: &[PathBuf]) -> Loaded {
         }
     }
     if errors.is_empty() && config.filters.is_empty() && config.services.is_empty() {
-        let message = "no filter: none of the files has 'filters' or 'services'".to_owned();
+        let files: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+        let message = format!("no filter: none of its files has 'filters' or 'services' ({})", files.join(", "));
         errors.push(Mistake { message, log: Vec::new() });
     }
     let alone = |filters, services| ConfigFile { filters, services, ..config.clone() };
