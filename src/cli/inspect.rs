@@ -7,6 +7,7 @@ use engine::inspect::{CallbackRow, Import, Inspection, Offer};
 use engine::{Limits, Options, Runtime, Support, WasiSupport};
 use serde::Serialize;
 
+use crate::calls::Calls;
 use crate::output::{Format, Outcome, line, list, size};
 
 const EXAMPLES: &str = "\
@@ -135,6 +136,13 @@ fn report(module: String, found: Inspection) -> Report {
             "it calls foreign functions, by names that only a run shows; offered are {}",
             offered.join(", ")
         ));
+    }
+    let (http, grpc) = Calls::of(&found.imports, |_| true).certain();
+    if http {
+        notes.push("it sends HTTP requests: whom it may call is said by 'clusters' or 'callout_hosts'".to_owned());
+    }
+    if grpc {
+        notes.push("it calls gRPC: that needs a cluster with 'protocol: http2'".to_owned());
     }
     if !found.names {
         notes.push("it carries no function names: traps will be reported by function number".to_owned());

@@ -4,6 +4,7 @@
 //! what it says of a mistake are the plugin's words.
 #![forbid(unsafe_code)]
 
+mod calls;
 mod capture;
 mod check;
 mod hostcalls;

@@ -8,11 +8,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use wasm_remap_tests::harness::server::Builder;
-use wasm_remap_tests::{Client, Origin, RecordValue, Reply, Response, TrafficServer, artifacts};
+use wasm_remap_tests::{Client, Origin, RecordValue, Reply, Request, Response, TrafficServer, artifacts};
 
 const KEY: (&str, &str) = ("x-api-key", "k-4f9d2c71a0");
 /// The origin of the example rules.
 const ORIGIN: &str = "127.0.0.1:8000";
+/// Whom filters call in the example files; in its place, the origin is called.
+const CALLED: [&str; 2] = ["127.0.0.1:9000", "127.0.0.1:9200"];
 
 fn read(path: &str) -> String {
     fs::read_to_string(artifacts::repository(path)).expect("a readable file")
@@ -27,11 +29,17 @@ fn files(folder: &str) -> BTreeSet<String> {
 
 /// The modules that the filter files name stand beside them.
 fn with_modules(mut builder: Builder) -> Builder {
-    for guest in ["headers", "api-key", "rate-limit"] {
+    for guest in ["headers", "api-key", "rate-limit", "ext-auth", "log-shipper"] {
         let module = fs::read(artifacts::guest(guest)).expect("the guest is readable");
         builder = builder.file_bytes(&format!("filters/{guest}.wasm"), module);
     }
     builder
+}
+
+/// A file of configs/filters.
+fn filter_file(file: &str, origin: &Origin) -> String {
+    let text = read(&format!("configs/filters/{file}"));
+    CALLED.iter().fold(text, |text, called| text.replace(called, &origin.address()))
 }
 
 /// The example rules and every filter file in configs/filters.
@@ -40,7 +48,7 @@ fn example(origin: &Origin) -> Builder {
     let mut builder = TrafficServer::builder().origin(origin).remap(&rules);
     for file in files("configs/filters") {
         assert!(rules.contains(&format!("@pparam=filters/{file}")), "no rule of configs/remap.config uses {file}");
-        let text = read(&format!("configs/filters/{file}"));
+        let text = filter_file(&file, origin);
         builder = builder.file_bytes(&format!("filters/{file}"), text);
     }
     with_modules(builder)
@@ -81,6 +89,11 @@ fn get(server: &TrafficServer, host: &str, path: &str, fields: &[(&str, &str)]) 
 fn origin() -> Origin {
     let origin = Origin::start();
     origin.route("/x", Reply::new(200).header("X-Powered-By", "php").body("x\n"));
+    origin.route("/verify", |request: &Request| match request.header("authorization").as_deref() {
+        Some("Bearer t") => Reply::new(200).header("x-user", "alice"),
+        _ => Reply::new(401),
+    });
+    origin.route("/ingest", Reply::new(204));
     origin
 }
 
@@ -114,6 +127,20 @@ fn the_example_rules_do_what_their_comments_say() {
         assert_eq!((limited.status, limited.header("ratelimit-remaining").as_deref()), (200, Some(left)));
     }
 
+    // The verdicts are this origin's, too.
+    let refused = get(&server, "private.example.com", "/x", &[]);
+    assert_eq!((refused.status, origin.last().target.as_str()), (401, "/verify"));
+    let bearer = ("authorization", "Bearer t");
+    assert_eq!(get(&server, "private.example.com", "/x", &[bearer]).status, 200);
+    assert_eq!((origin.last().target.as_str(), origin.last().header("x-user").as_deref()), ("/x", Some("alice")));
+
+    assert_eq!(get(&server, "logged.example.com", "/x", &[]).status, 200);
+    let line = wasm_remap_tests::wait_until(Duration::from_secs(20), "a line of the log", || {
+        let batches = origin.requests().into_iter().filter(|request| request.target == "/ingest");
+        batches.map(|request| String::from_utf8_lossy(&request.body).into_owned()).next()
+    });
+    assert!(line.contains(r#""method":"GET","path":"/x","status":200"#), "{line}");
+
     let every = get(&server, "all.example.com", "/x", &[]);
     assert_eq!((every.status, every.header("x-served-by").as_deref()), (200, Some("all")));
 
@@ -127,8 +154,8 @@ fn the_example_rules_do_what_their_comments_say() {
 #[test]
 fn every_key_has_the_default_that_is_written_out() {
     let origin = origin();
-    let short =
-        "filters:\n  - {name: headers, module: headers.wasm, configuration: {response: {set: {x-served-by: all}}}}\n";
+    let short = "clusters: {every-key: {endpoints: ['127.0.0.1:8080']}}\n\
+                 filters:\n  - {name: headers, module: headers.wasm, configuration: {response: {set: {x-served-by: all}}}}\n";
     let rule = |host: &str, file: &str| {
         format!("map http://{host}/ http://{}/ @plugin=wasm_remap.so @pparam=filters/{file}", origin.address())
     };
@@ -143,7 +170,7 @@ fn every_key_has_the_default_that_is_written_out() {
     for host in ["short.test", "every.test"] {
         assert_eq!(get(&server, host, "/x", &[]).header("x-served-by").as_deref(), Some("all"));
     }
-    // Equal limits, environment and configurations are one VM key and one plugin context: two threads, two of each.
+    // Equal limits, environment, configurations and clusters are one VM key and one plugin context: two threads, two of each.
     wasm_remap_tests::wait_until(Duration::from_secs(10), "two VMs for two rules on two threads", || {
         let metrics = server.metrics();
         let counts = (metrics.get("wasm_remap.vms_built")?, metrics.get("wasm_remap.roots_created")?);
@@ -204,7 +231,7 @@ fn the_first_rules_and_a_changed_filter_file_come_by_a_reload() {
     let plain = format!("map http://static.example.com/ http://{}/", origin.address());
     let mut builder = with_modules(TrafficServer::builder()).plugin().manager().remap(&plain);
     for file in files("configs/filters") {
-        builder = builder.file_bytes(&format!("filters/{file}"), read(&format!("configs/filters/{file}")));
+        builder = builder.file_bytes(&format!("filters/{file}"), filter_file(&file, &origin));
     }
     let server = builder.start();
     assert_eq!(get(&server, "www.example.com", "/x", &[]).status, 404);

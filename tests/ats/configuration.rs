@@ -36,7 +36,8 @@ const MISTAKES: &[Mistake] = &[
     ),
     mistake("filters:\n  - name: headers\n  module: x\n", "{file}:2:5: filters[0]: missing field `module`"),
     mistake("filters: []\n", "{file}: the list 'filters' is empty"),
-    mistake("", "{file}:1:1: missing field `filters`"),
+    mistake("", "{file}: has neither 'filters' nor 'services', 'clusters', 'namespaces' or 'metrics'"),
+    mistake("clusters: {a: {endpoints: ['a.test:80']}}\n", "no filter: none of its files has 'filters' or 'services' ({file})"),
     Mistake { yaml: None, says: "{file}: cannot be read: No such file or directory" },
     mistake(
         "filters:\n  - name: gone\n    module: gone.wasm\n",
@@ -63,6 +64,32 @@ const MISTAKES: &[Mistake] = &[
     mistake(
         "filters:\n  - name: loops\n    module: {guest:loop}\n    configuration: {at: on_configure}\n    limits: {configure_ms: 100}\n",
         "the callback ran longer than its deadline in proxy_on_configure",
+    ),
+    mistake(
+        "clusters:\n  auth:\n    endpoints: [auth.test]\n",
+        "{file}:3:17: clusters.auth.endpoints[0]: 'auth.test' is no address: host:port is expected",
+    ),
+    mistake(
+        "clusters:\n  auth:\n    endpoints: ['*.test:80']\n",
+        "{file}:3:17: clusters.auth.endpoints[0]: '*.test:80' is a pattern: an endpoint is one host and one port",
+    ),
+    mistake("clusters: {auth: {endpoints: []}}\n", "{file}: clusters.auth: endpoints: name at least one, as host:port"),
+    mistake(
+        "clusters:\n  auth:\n    endpoints: ['a.test:80']\n    protocol: http3\n",
+        "{file}:4:15: clusters.auth.protocol: unknown variant `http3`, expected `http1` or `http2`",
+    ),
+    mistake(
+        "filters:\n  - {name: h, module: '{guest:headers}'}\nclusters: {auth: {endpoints: ['a.test:80'], tls: {ca_file: ca.pem}}}\n",
+        "{file}: filter 'h': cluster 'auth': ",
+    ),
+    mistake("namespaces: [{vm_id: a, queue_items: 0}]\n", "{file}: namespaces[0]: queue_items: must be at least 1"),
+    mistake(
+        "services:\n  - name: counts\n    module: {guest:service}\n    root_id: service\n    configuration: {refuse: true}\n",
+        "{file}: service 'counts': module {wasm}/service.wasm: proxy_on_configure returned false",
+    ),
+    mistake(
+        "services:\n  - {name: s, module: x, request_body: buffer}\n",
+        "{file}: service 's': a service has no transactions, so no 'request_body'",
     ),
     // The first filter is fine.
     mistake(
@@ -157,6 +184,28 @@ fn parameters_of_the_rule_that_are_wrong_stop_the_start() {
     }
 }
 
+/// Two files of one rule that say different things of a cluster; what they say alike is one.
+#[test]
+fn a_cluster_that_two_files_describe_differently_stops_the_start() {
+    let origin = Origin::start();
+    let target = format!("http://{}/", origin.address());
+    let cluster = |port: u16| format!("clusters: {{auth: {{endpoints: ['127.0.0.1:{port}']}}}}\n");
+    let server = |second: u16| {
+        let rule = format!("map http://a.test/ {target} @plugin=wasm_remap.so @pparam=shop.yaml");
+        TrafficServer::builder()
+            .remap(&format!("{rule} @pparam=one.yaml @pparam=two.yaml"))
+            .file("shop.yaml", &good("a"))
+            .file("one.yaml", &cluster(9000))
+            .file("two.yaml", &cluster(second))
+    };
+    let exit = server(9001).start_expecting_failure();
+    let text = complaint(exit.diags.lines(), 1, &format!("http://a.test/ -> {target}"));
+    let says = "/etc/two.yaml: the cluster 'auth' is defined in two files of the rule, and not alike";
+    assert!(text.contains(says), "{text}");
+    let server = server(9000).start();
+    assert_eq!(Client::connect(server.port()).get("a.test", "/").header("x-rule").as_deref(), Some("a"));
+}
+
 /// One server, and one bad configuration after another: each is refused, counted, and changes nothing.
 #[test]
 fn a_mistake_at_a_reload_leaves_the_old_rules_serving() {
@@ -168,7 +217,7 @@ fn a_mistake_at_a_reload_leaves_the_old_rules_serving() {
     let rule = format!("http://a.test/ -> http://{}/", origin.address());
 
     // One of each class: a reload takes seconds.
-    let classes = [0, 7, 8, 11];
+    let classes = [0, 8, 9, 12];
     for (done, mistake) in classes.into_iter().map(|at| &MISTAKES[at]).enumerate() {
         server.write_text("filters/shop.yaml", mistake.yaml.expect("these have a file"));
         let lines = server.reload().expect_err("a wrong file is refused");

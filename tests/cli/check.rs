@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use serde_json::{Value, json};
 use wasm_remap_tests::{Upstream, artifacts};
 
 use crate::{Place, texts};
@@ -333,6 +334,145 @@ fn a_filter_without_callbacks_for_transactions_is_warned_about() {
     let ran = place.run(&["check", "idle.yaml"]).status(0);
     assert!(ran.err.contains("warning: no filter of the chain has a callback for transactions"), "{}", ran.err);
     assert!(!ran.out.contains("hooks"), "{}", ran.out);
+}
+
+#[test]
+fn clusters_services_namespaces_and_metrics_are_reported() {
+    let place = Place::new()
+        .file(
+            "clusters.yaml",
+            "clusters:\n  auth: {endpoints: ['10.0.0.1:80', '[::1]:81', auth.test:82], max_in_flight: 7}\n  \
+             rates:\n    endpoints: [rates.test:443]\n    protocol: http2\n    tls: {server_name: r.test}\n    \
+             ejection: {failures: 0, seconds: 1}\nmetrics: {listen: '127.0.0.1:9151'}\n",
+        )
+        .file(
+            "f.yaml",
+            "filters:\n  - {name: asks, module: '{guest:callout}', body: none, callout_hosts: ['*.test:443', '[::1]:*']}\n\
+             services:\n  - {name: counts, module: '{guest:service}', root_id: service, vm_id: v, limits: {memory_mib: 8}}\n\
+             namespaces:\n  - {vm_id: v, memory_mib: 2, queue_items: 10, queue_overflow: drop_oldest}\n",
+        );
+    let report = place.run(&["check", "clusters.yaml", "f.yaml", "--format", "json"]).status(0).json();
+    let rule = &report["rules"][0];
+    let (auth, rates) = (&rule["clusters"][0], &rule["clusters"][1]);
+    assert_eq!((&auth["name"], &auth["protocol"], &auth["tls"]), (&"auth".into(), &"http1".into(), &Value::Null));
+    assert_eq!(texts(&auth["endpoints"]), ["10.0.0.1:80", "[::1]:81", "auth.test:82"]);
+    assert_eq!((&auth["max_in_flight"], &auth["ejection"]["failures"]), (&7.into(), &5.into()));
+    assert_eq!(texts(&auth["callers"]), ["asks", "counts"]);
+    let tls = (&rates["tls"]["verify"], &rates["tls"]["ca_file"], &rates["tls"]["server_name"]);
+    assert_eq!(tls, (&true.into(), &Value::Null, &"r.test".into()));
+    assert_eq!((&rates["protocol"], &rates["ejection"]), (&"http2".into(), &Value::Null));
+    assert_eq!(texts(&rule["filters"][0]["callout_hosts"]), ["*.test:443", "[::1]:*"]);
+    let service = &rule["services"][0];
+    assert_eq!((&service["name"], &service["vm_id"]), (&"counts".into(), &"v".into()));
+    assert_eq!((&service["limits"]["memory_mib"], &service["module"]["abi"]), (&8.into(), &"0.2.1".into()));
+    let callbacks = texts(&service["callbacks"]);
+    assert!(callbacks.contains(&"proxy_on_tick") && !callbacks.contains(&"proxy_on_request_headers"), "{callbacks:?}");
+    let expected = json!({"vm_id": "v", "memory_mib": 2, "entries": 1 << 20, "queue_mib": 64, "queue_items": 10, "queue_overflow": "drop_oldest"});
+    assert_eq!(rule["namespaces"], json!([expected]));
+    assert_eq!(rule["metrics"], json!([{"listen": "127.0.0.1:9151", "any_address": false}]));
+    assert_eq!((&report["totals"]["filters"], &report["totals"]["services"]), (&1.into(), &1.into()));
+    assert_eq!(rule["warnings"], json!([]));
+
+    let text = place.run(&["check", "clusters.yaml", "f.yaml"]).status(0);
+    for part in [
+        "  cluster    auth: http1 to 10.0.0.1:80, [::1]:81, auth.test:82; 64 connections each, 7 calls,",
+        "  cluster    rates: http2, TLS (trusts the system's authorities) to rates.test:443;",
+        "  namespace  v: 2 MiB and 1048576 entries of data; 64 MiB and 10 items a queue (drop_oldest)\n",
+        "  metrics    served on http://127.0.0.1:9151/metrics\n",
+        "    may call   *.test:443, [::1]:*\n",
+        "  service 1: counts\n",
+        "    VM         one in the process, with a thread of its own (vm_id v)\n",
+        "with 1 plugin context; 1 service\n",
+    ] {
+        assert!(text.out.contains(part), "{part:?} is not in\n{}", text.out);
+    }
+    assert_eq!(text.err, "");
+}
+
+#[test]
+fn calls_and_services_that_come_to_nothing_are_warned_about() {
+    const HTTP: &str =
+        r#"(import "env" "proxy_http_call" (func (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))"#;
+    const GRPC: &str =
+        r#"(import "env" "proxy_grpc_stream" (func (param i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))"#;
+    let module = |imports: &str, exports: &str| {
+        format!(
+            r#"(module {imports} (memory (export "memory") 1) (func (export "proxy_abi_version_0_2_1"))
+               (func (export "malloc") (param i32) (result i32) (i32.const 0)) {exports})"#
+        )
+    };
+    let headers = r#"(func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) (i32.const 0))"#;
+    let tick = r#"(func (export "proxy_on_tick") (param i32))"#;
+    let place = Place::new()
+        .module("http.wasm", &module(HTTP, headers))
+        .module("grpc.wasm", &module(GRPC, headers))
+        .module("still.wasm", &module("", headers))
+        .module("ticks.wasm", &module("", tick))
+        .file("http.yaml", "filters: [{name: h, module: http.wasm}]\n")
+        .file("hosts.yaml", "filters: [{name: h, module: http.wasm, callout_hosts: ['a.test:80']}]\n")
+        .file(
+            "held.yaml",
+            "filters: [{name: h, module: http.wasm, allowed_capabilities: [proxy_on_request_headers]}]\n",
+        )
+        .file("grpc.yaml", "filters: [{name: g, module: grpc.wasm}]\n")
+        .file("still.yaml", "filters: [{name: s, module: still.wasm}]\n")
+        .file("one.yaml", "clusters: {one: {endpoints: ['a.test:80']}}\n")
+        .file("two.yaml", "clusters: {two: {endpoints: ['a.test:80'], protocol: http2}}\n")
+        .file("open.yaml", "clusters: {open: {endpoints: ['a.test:80'], tls: {verify: false}}}\n")
+        .file("idle.yaml", "services: [{name: idle, module: still.wasm}, {name: ticks, module: ticks.wasm}]\n")
+        .file("sdk.yaml", HEADERS);
+    let nobody =
+        "filter 'h' sends HTTP requests (its module imports proxy_http_call), and there is nobody whom it may call";
+    let no_http2 = "no cluster of the rule has 'protocol: http2'";
+    let unused = "is of no use here: no module of the rule imports a call that it could be sent";
+    for (files, expected) in [
+        (&["http.yaml"][..], &[nobody][..]),
+        (&["http.yaml", "one.yaml"], &[]),
+        (&["http.yaml", "two.yaml"], &[]),
+        (&["hosts.yaml"], &[]),
+        (&["held.yaml"], &[]),
+        (&["held.yaml", "one.yaml"], &[unused]),
+        (&["grpc.yaml"], &[no_http2]),
+        (&["grpc.yaml", "one.yaml"], &[no_http2, "cluster 'one' is of no use"]),
+        (&["grpc.yaml", "two.yaml"], &[]),
+        (&["still.yaml", "one.yaml"], &[unused]),
+        (&["http.yaml", "open.yaml"], &["cluster 'open': with 'verify: false' whoever stands between can read"]),
+        (&["still.yaml", "idle.yaml"], &["service 'idle' does nothing once it is configured"]),
+        // An SDK that imports all calls into all modules says nothing by that.
+        (&["sdk.yaml"], &[]),
+        (&["sdk.yaml", "one.yaml"], &[]),
+    ] {
+        let err = place.run(&[&["check", "-q"], files].concat()).status(0).err;
+        assert_eq!(err.lines().count(), expected.len(), "{files:?}\n{err}");
+        for (line, part) in err.lines().zip(expected) {
+            assert!(line.starts_with("warning: ") && line.contains(part), "{files:?}: {part:?} is not in\n{line}");
+        }
+    }
+}
+
+#[test]
+fn files_and_services_that_are_wrong_are_told_with_the_rest() {
+    let place = Place::new()
+        .file("one.yaml", "clusters: {c: {endpoints: ['a.test:80']}}\n")
+        .file("other.yaml", "clusters: {c: {endpoints: ['a.test:81']}}\n")
+        .file("ca.yaml", "clusters: {tls: {endpoints: ['a.test:443'], tls: {ca_file: ca.pem}}}\n")
+        .file(
+            "service.yaml",
+            "services: [{name: no, module: '{guest:service}', root_id: service, configuration: {refuse: true}}]\n",
+        )
+        .file("headers.yaml", HEADERS);
+    for (files, expected) in [
+        (&["one.yaml"][..], "no filter: none of its files has 'filters' or 'services' (one.yaml)"),
+        (
+            &["headers.yaml", "one.yaml", "other.yaml"],
+            "the cluster 'c' is defined in two files of the rule, and not alike",
+        ),
+        (&["headers.yaml", "ca.yaml"], "ca.pem cannot be read: No such file or directory"),
+        (&["headers.yaml", "service.yaml"], "service.yaml: service 'no': module "),
+    ] {
+        let err = place.run(&[&["check"], files].concat()).status(1).err;
+        assert!(err.contains(expected), "{files:?}: {expected:?} is not in\n{err}");
+    }
 }
 
 #[test]

@@ -42,10 +42,9 @@ fn imports_are_sorted_into_what_becomes_of_them() {
         "  memory     192 KiB at the start, grows to 448 KiB or the filter's limit\n",
         "  start      none\n",
         "  allocator  malloc\n",
-        "    supported  proxy_log\n",
+        "    supported  proxy_grpc_cancel, proxy_log\n",
         "    WASI       fd_write, sched_yield\n",
         "    WASI, no   fd_pread (NOSYS)\n",
-        "    refused    proxy_grpc_cancel: always answered NotFound (1), as if there were no such item\n",
         "    unknown    env::proxy_shout (i32, i64) -> i32: no ABI version has such a call\n",
     ] {
         assert!(ran.out.contains(part), "{part:?} is not in\n{}", ran.out);
@@ -90,6 +89,26 @@ fn notes_say_what_a_configuration_needs() {
     );
     let ran = place.run(&["inspect", "big.wasm"]).status(0);
     assert!(ran.out.contains("set limits.memory_mib to 100 or more"), "{}", ran.out);
+    let place = place.module(
+        "calls.wasm",
+        &format!(
+            r#"(module
+            (import "env" "proxy_http_call" (func (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+            (import "env" "proxy_grpc_stream" (func (param i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+            {BASE})"#
+        ),
+    );
+    let ran = place.run(&["inspect", "calls.wasm"]).status(0);
+    for part in [
+        "note: it sends HTTP requests: whom it may call is said by 'clusters' or 'callout_hosts'\n",
+        "note: it calls gRPC: that needs a cluster with 'protocol: http2'\n",
+    ] {
+        assert!(ran.out.contains(part), "{part:?} is not in\n{}", ran.out);
+    }
+    // The SDK imports every call, whatever the filter does.
+    let headers = artifacts::guest("headers");
+    let ran = place.run(&["inspect", headers.to_str().unwrap()]).status(0);
+    assert!(!ran.out.contains("it calls gRPC"), "{}", ran.out);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `wasm-remap run`.
 
 use serde_json::{Value, json};
+use wasm_remap_tests::Upstream;
 
 use crate::{Place, texts};
 
@@ -295,7 +296,10 @@ fn a_body_that_nobody_lets_go_on_expires() {
     let closed = run("closed.yaml");
     assert!(closed.contains("h  proxy_on_request_body (5 bytes, the end): held\n"), "{closed}");
     assert!(closed.contains("client gets, because a filter failed: 503\n"), "{closed}");
-    assert!(closed.contains("note: filter 'h' paused the request body, and no tick of its ends that"), "{closed}");
+    assert!(
+        closed.contains("note: filter 'h' paused the request body, and no tick and no answer of its ends that"),
+        "{closed}"
+    );
     let open = run("open.yaml");
     assert!(
         open.contains("\n  body: 5 bytes\n    hello\n") && open.contains("client gets, from the origin: 200\n"),
@@ -323,4 +327,80 @@ fn a_chain_that_does_not_load_is_status_1() {
     assert!(ran.err.starts_with("error: f.yaml: filter 'f': module "), "{}", ran.err);
     assert!(ran.err.contains("[f] #1 error: I will not\n"), "{}", ran.err);
     assert_eq!(ran.out, "");
+}
+
+/// Of three filters the second one asks somebody: a real server is called, and the callback is the second one's.
+#[test]
+fn calls_are_sent_and_their_answers_are_callbacks() {
+    let upstream = Upstream::start();
+    let place = Place::new()
+        .file("clusters.yaml", &format!("clusters:\n  upstream: {{endpoints: ['{}']}}\n", upstream.address()))
+        .file(
+            "f.yaml",
+            "filters:\n  - {name: one, module: '{guest:headers}', body: none, configuration: {request: {set: {x-one: y}}}}\n  \
+             - {name: asks, module: '{guest:callout}', body: none}\n  \
+             - {name: three, module: '{guest:headers}', body: none, configuration: {request: {set: {x-three: y}}}}\n",
+        );
+    let run = |program: &str| {
+        let header = format!("x-callout: {program}");
+        let args = ["run", "clusters.yaml", "f.yaml", "-r", "http://a.test/", "-H", &header, "--format", "json"];
+        place.run(&args).status(0).json()
+    };
+    let report = run("call path=/status/203 to=origin");
+    let steps = steps(&report);
+    let expected = [
+        "asks request_headers",
+        "asks http_call_response",
+        "three context_create",
+        "three request_headers",
+        "three response_headers",
+    ];
+    assert_eq!(steps[3..8], expected, "{steps:?}");
+    let change = &report["callbacks"][4]["changes"][0];
+    assert_eq!((&change["message"], &change["name"]), (&"request".into(), &"x-callout-result".into()), "{change}");
+    assert!(change["value"].as_str().unwrap().contains("status=203"), "{change}");
+    assert_eq!(report["answered_by"], "origin");
+    assert_eq!(upstream.requests_to("/status/203"), 1);
+
+    // What comes of the call is the filter's answer.
+    let report = run("call path=/body/5 answer=403");
+    assert_eq!((&report["answered_by"], &report["response"]["status"]), (&"filter".into(), &403.into()));
+    assert_eq!(report["forwarded"], Value::Null);
+
+    // A cluster that is not there is refused at once, and told.
+    let report = run("call cluster=nobody");
+    assert_eq!(report["answered_by"], "origin");
+    let log = report["callbacks"].as_array().unwrap().iter().flat_map(|step| texts(&step["log"])).collect::<Vec<_>>();
+    assert!(log.iter().any(|line| line.contains("'nobody'")), "{log:#?}");
+}
+
+#[test]
+fn a_call_that_nobody_answers_ends_with_the_pause() {
+    let upstream = Upstream::start();
+    let place = Place::new().file(
+        "f.yaml",
+        &format!(
+            "clusters: {{upstream: {{endpoints: ['{}']}}}}\nfilters:\n  - {{name: asks, module: '{{guest:callout}}', \
+             body: none, limits: {{pause_ms: 300}}}}\n",
+            upstream.address()
+        ),
+    );
+    let run = |program: &str| {
+        let header = format!("x-callout: {program}");
+        place.run(&["run", "f.yaml", "-r", "http://a.test/", "-H", &header]).status(0)
+    };
+    let begin = std::time::Instant::now();
+    let expired = run("call path=/hang timeout=60000");
+    assert!(begin.elapsed().as_secs() < 30, "it was not waited for after the pause");
+    assert_eq!(upstream.requests_to("/hang"), 1);
+    assert!(expired.out.contains("client gets, because a filter failed: 503\n"), "{}", expired.out);
+    let note =
+        "note: filter 'asks' paused the transaction, and no tick and no answer of its ends that within its 300ms";
+    assert!(expired.out.contains(note), "{}", expired.out);
+    assert!(!expired.out.contains("http_call_response"), "{}", expired.out);
+    // The call's own limit comes first where it is the shorter one, and is an answer.
+    let timed_out = run("call path=/hang timeout=50");
+    assert!(timed_out.out.contains("asks  proxy_on_http_call_response\n"), "{}", timed_out.out);
+    assert!(timed_out.out.contains("client gets, from the origin: 200\n"), "{}", timed_out.out);
+    assert!(timed_out.out.contains("code=4 message=timeout"), "{}", timed_out.out);
 }

@@ -6,15 +6,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use engine::config::{self, ConfigFile};
+use engine::inspect::{self, Inspection};
 use engine::{Chain, Runtime};
 
 use super::report::Mistake;
 use crate::capture;
 
 /// What a list of files loads as.
+#[derive(Default)]
 pub(super) struct Loaded {
     pub(super) config: ConfigFile,
     pub(super) chain: Option<Arc<Chain>>,
+    /// The modules of the services, in order.
+    pub(super) services: Vec<Inspection>,
     pub(super) errors: Vec<Mistake>,
     pub(super) log: Vec<String>,
 }
@@ -46,7 +50,8 @@ fn load(runtime: &Runtime, files: &[PathBuf]) -> Loaded {
         }
     }
     if errors.is_empty() && config.filters.is_empty() && config.services.is_empty() {
-        let message = "no filter: none of the files has 'filters' or 'services'".to_owned();
+        let files: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+        let message = format!("no filter: none of its files has 'filters' or 'services' ({})", files.join(", "));
         errors.push(Mistake { message, log: Vec::new() });
     }
     let alone = |filters, services| ConfigFile { filters, services, ..config.clone() };
@@ -75,5 +80,23 @@ fn load(runtime: &Runtime, files: &[PathBuf]) -> Loaded {
             .map_err(|error| errors.push(Mistake { message: error.to_string(), log: Vec::new() }))
             .ok()
     };
-    Loaded { config, chain, errors, log }
+    let services = if chain.is_some() { modules(runtime, &config, &mut errors) } else { Vec::new() };
+    Loaded { config, chain, services, errors, log }
+}
+
+/// The modules of services, which have been loaded before.
+fn modules(runtime: &Runtime, config: &ConfigFile, errors: &mut Vec<Mistake>) -> Vec<Inspection> {
+    let mut modules = Vec::new();
+    for spec in &config.services {
+        let bytes = std::fs::read(&spec.module).map_err(|error| format!("cannot be read: {error}"));
+        match bytes.and_then(|bytes| inspect::inspect(runtime, &bytes).map_err(|error| error.to_string())) {
+            Ok(module) => modules.push(module),
+            Err(why) => {
+                let message =
+                    format!("{}: service '{}': module {}: {why}", spec.source, spec.name, spec.module.display());
+                errors.push(Mistake { message, log: Vec::new() });
+            }
+        }
+    }
+    modules
 }

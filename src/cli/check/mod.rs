@@ -1,5 +1,6 @@
 //! `wasm-remap check`: does it load, and what comes of it.
 
+mod besides;
 mod bodies;
 mod hooks;
 mod load;
@@ -11,13 +12,14 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use engine::config::{ConfigFile, FilterSpec};
+use engine::config::FilterSpec;
 use engine::inspect::{Identity, Offer};
 use engine::{Chain, FailurePolicy, Filter, Options, Runtime, Support};
 
 use crate::capture::{self, Threshold};
 use crate::output::{Format, Outcome};
 use crate::remap::{self, Rules};
+use besides::Besides;
 use bodies::ChainBodies;
 use load::{Loaded, Loader};
 use report::{FilterReport, LimitsReport, Mistake, ModuleReport, Origin, RefusedCall, Report, RuleReport, SharedVm};
@@ -137,7 +139,7 @@ impl Checked {
                 } else {
                     let errors =
                         errors.into_iter().map(|message| Mistake { message, log: Vec::new() }).collect::<Vec<_>>();
-                    Rc::new(Loaded { config: ConfigFile::default(), chain: None, errors, log: Vec::new() })
+                    Rc::new(Loaded { errors, ..Loaded::default() })
                 };
                 let warnings = rule.ignored.iter().map(|why| format!("{place}: {why}")).collect();
                 self.add(Some(origin), &files, &loaded, warnings);
@@ -154,6 +156,7 @@ impl Checked {
         let mut filters = Vec::new();
         let mut hooks = Vec::new();
         let mut bodies = ChainBodies::default();
+        let mut besides = None;
         if let Some(chain) = &loaded.chain {
             self.alive.push(Arc::clone(chain));
             hooks = hooks::of_chain(chain);
@@ -167,15 +170,24 @@ impl Checked {
                 warnings
                     .push(format!("{place}no filter of the chain has a callback for transactions: it does nothing"));
             }
+            let found = besides::of(&loaded.config, chain, &loaded.services);
+            warnings.extend(found.warnings.iter().map(|warning| format!("{place}{warning}")));
+            besides = Some(found);
         }
         self.report.totals.rules += 1;
         self.report.totals.filters += filters.len();
+        let Besides { clusters, services, namespaces, metrics, .. } = besides.unwrap_or_default();
+        self.report.totals.services += services.len();
         self.report.rules.push(RuleReport {
             rule,
             files: files.iter().map(|file| file.display().to_string()).collect(),
             hooks,
             bodies,
             filters,
+            services,
+            clusters,
+            namespaces,
+            metrics,
             errors: loaded.errors.clone(),
             warnings,
             log: loaded.log.clone(),
@@ -216,21 +228,14 @@ impl Checked {
                 FailurePolicy::Closed => "closed",
                 FailurePolicy::Open => "open",
             },
-            limits: LimitsReport {
-                memory_mib: spec.limits.memory_bytes >> 20,
-                callback_ms: spec.limits.callback.as_millis(),
-                configure_ms: spec.limits.configure.as_millis(),
-                pause_ms: spec.limits.pause.as_millis(),
-                body_kib: spec.limits.body_bytes >> 10,
-                header_kib: spec.limits.pairs.bytes >> 10,
-                header_count: spec.limits.pairs.pairs,
-            },
+            limits: LimitsReport::of(&spec.limits),
             bodies: bodies::of_filter(spec, filter),
             callbacks: called.into_iter().map(|row| row.name).collect(),
             callbacks_not_called: not_called.into_iter().map(|row| row.name).collect(),
             refused_calls: refused.collect(),
             allowed_capabilities: spec.allowed_capabilities.as_ref().map(|list| list.names().collect()),
             restricted_calls: restricted.map(|import| import.name).collect(),
+            callout_hosts: spec.callout_hosts.iter().map(ToString::to_string).collect(),
             vm,
             plugin_context,
         }

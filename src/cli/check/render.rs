@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 
+use super::besides::{ClusterReport, NamespaceReport, ServiceReport};
 use super::bodies::{ChainBodies, FilterBodies};
 use super::hooks::Hook;
-use super::report::{Report, RuleReport, SharedVm};
+use super::report::{LimitsReport, ModuleReport, Report, RuleReport, SharedVm};
 use crate::output::{Outcome, count, line, list, paragraph, size};
 
 pub(super) fn render(report: &Report, quiet: bool, remap: bool) -> Outcome {
@@ -33,10 +34,14 @@ pub(super) fn render(report: &Report, quiet: bool, remap: bool) -> Outcome {
     } else {
         String::new()
     };
+    let services = match totals.services {
+        0 => String::new(),
+        services => format!("; {}", count(services, "service")),
+    };
     if report.ok {
         let _ = writeln!(
             out,
-            "ok: {rules}{} of {}, in {} a thread with {}",
+            "ok: {rules}{} of {}, in {} a thread with {}{services}",
             count(totals.filters, "filter"),
             count(totals.modules, "module"),
             count(totals.vms_per_thread, "VM"),
@@ -63,11 +68,19 @@ fn render_rule(out: &mut String, rule: &RuleReport, shared: &[SharedVm]) {
     for text in &rule.bodies.advice {
         paragraph(out, 2, "advice", text);
     }
+    for each in &rule.clusters {
+        paragraph(out, 2, "cluster", &cluster(each));
+    }
+    for each in &rule.namespaces {
+        paragraph(out, 2, "namespace", &namespace(each));
+    }
+    for each in &rule.metrics {
+        let open = if each.any_address { ", which other machines may reach" } else { "" };
+        line(out, 2, "metrics", format!("served on http://{}/metrics{open}", each.listen));
+    }
     for (at, filter) in rule.filters.iter().enumerate() {
         let _ = writeln!(out, "  filter {}: {}", at + 1, filter.name);
-        let module = &filter.module;
-        line(out, 4, "module", &module.path);
-        line(out, 4, "", format!("ABI {}, {}, sha256 {}", module.abi, size(module.bytes), module.sha256));
+        module(out, &filter.module);
         if !filter.root_id.is_empty() {
             line(out, 4, "root_id", &filter.root_id);
         }
@@ -90,17 +103,8 @@ fn render_rule(out: &mut String, rule: &RuleReport, shared: &[SharedVm]) {
             _ => "closed: a transaction in which it fails is answered 503",
         };
         line(out, 4, "failure", failure);
-        let limits = &filter.limits;
-        let limits = [
-            format!("memory {} MiB", limits.memory_mib),
-            format!("callback {} ms", limits.callback_ms),
-            format!("configure {} ms", limits.configure_ms),
-            format!("pause {} ms", limits.pause_ms),
-            format!("held of a body {} KiB", limits.body_kib),
-            format!("header map {} KiB", limits.header_kib),
-            count(limits.header_count, "field"),
-        ];
-        list(out, 4, "limits", &limits);
+        limits(out, &filter.limits);
+        list(out, 4, "may call", &filter.callout_hosts);
         list(out, 4, "variables", &filter.environment);
         let others = shared.iter().find(|group| group.vm == filter.vm).map_or(0, |group| group.filters - 1);
         let with = match others {
@@ -110,9 +114,81 @@ fn render_rule(out: &mut String, rule: &RuleReport, shared: &[SharedVm]) {
         let vm_id = if filter.vm_id.is_empty() { String::new() } else { format!(" (vm_id {})", filter.vm_id) };
         line(out, 4, "VM", format!("{}{vm_id}, {with}; plugin context {}", filter.vm, filter.plugin_context));
     }
+    for (at, each) in rule.services.iter().enumerate() {
+        let _ = writeln!(out, "  service {}: {}", at + 1, each.name);
+        service(out, each);
+    }
     for text in &rule.log {
         line(out, 2, "log", text);
     }
+}
+
+fn module(out: &mut String, module: &ModuleReport) {
+    line(out, 4, "module", &module.path);
+    line(out, 4, "", format!("ABI {}, {}, sha256 {}", module.abi, size(module.bytes), module.sha256));
+}
+
+fn limits(out: &mut String, limits: &LimitsReport) {
+    let limits = [
+        format!("memory {} MiB", limits.memory_mib),
+        format!("callback {} ms", limits.callback_ms),
+        format!("configure {} ms", limits.configure_ms),
+        format!("pause {} ms", limits.pause_ms),
+        format!("held of a body {} KiB", limits.body_kib),
+        format!("header map {} KiB", limits.header_kib),
+        count(limits.header_count, "field"),
+    ];
+    list(out, 4, "limits", &limits);
+}
+
+fn service(out: &mut String, service: &ServiceReport) {
+    module(out, &service.module);
+    if !service.root_id.is_empty() {
+        line(out, 4, "root_id", &service.root_id);
+    }
+    let short = |name: &&'static str| name.trim_start_matches("proxy_on_");
+    list(out, 4, "callbacks", &service.callbacks.iter().map(short).collect::<Vec<_>>());
+    let limits = &service.limits;
+    // The others are about transactions.
+    let limits = [
+        format!("memory {} MiB", limits.memory_mib),
+        format!("callback {} ms", limits.callback_ms),
+        format!("configure {} ms", limits.configure_ms),
+        format!("header map {} KiB", limits.header_kib),
+        count(limits.header_count, "field"),
+    ];
+    list(out, 4, "limits", &limits);
+    list(out, 4, "may call", &service.callout_hosts);
+    list(out, 4, "variables", &service.environment);
+    let vm_id = if service.vm_id.is_empty() { String::new() } else { format!(" (vm_id {})", service.vm_id) };
+    line(out, 4, "VM", format!("one in the process, with a thread of its own{vm_id}"));
+}
+
+fn cluster(cluster: &ClusterReport) -> String {
+    let tls = match &cluster.tls {
+        None => String::new(),
+        Some(tls) if !tls.verify => ", TLS that takes any certificate".to_owned(),
+        Some(tls) => {
+            let authority = tls.ca_file.as_deref().unwrap_or("the system's authorities");
+            let own = tls.certificate_file.as_ref().map(|own| format!(", shows {own}")).unwrap_or_default();
+            format!(", TLS (trusts {authority}{own})")
+        }
+    };
+    let ClusterReport { name, endpoints, protocol, max_connections, max_in_flight, response_kib, .. } = cluster;
+    format!(
+        "{name}: {protocol}{tls} to {}; {max_connections} connections each, {max_in_flight} calls, answers of {response_kib} \
+         KiB at most",
+        endpoints.join(", ")
+    )
+}
+
+fn namespace(namespace: &NamespaceReport) -> String {
+    let NamespaceReport { vm_id, memory_mib, entries, queue_mib, queue_items, queue_overflow } = namespace;
+    let vm_id = if vm_id.is_empty() { "no vm_id" } else { vm_id };
+    format!(
+        "{vm_id}: {memory_mib} MiB and {entries} entries of data; {queue_mib} MiB and {queue_items} items a queue \
+         ({queue_overflow})"
+    )
 }
 
 fn hook(hook: &Hook) -> String {

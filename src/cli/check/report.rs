@@ -1,7 +1,9 @@
 //! What `check` finds, as JSON has it.
 
+use engine::Limits;
 use serde::Serialize;
 
+use super::besides::{ClusterReport, MetricsReport, NamespaceReport, ServiceReport};
 use super::bodies::{ChainBodies, FilterBodies};
 use super::hooks::Hook;
 
@@ -27,6 +29,13 @@ pub(super) struct RuleReport {
     pub(super) hooks: Vec<Hook>,
     pub(super) bodies: ChainBodies,
     pub(super) filters: Vec<FilterReport>,
+    pub(super) services: Vec<ServiceReport>,
+    /// Whom they may call.
+    pub(super) clusters: Vec<ClusterReport>,
+    /// Ceilings that the rule sets for what they share.
+    pub(super) namespaces: Vec<NamespaceReport>,
+    /// Where metrics are served.
+    pub(super) metrics: Vec<MetricsReport>,
     pub(super) errors: Vec<Mistake>,
     pub(super) warnings: Vec<String>,
     pub(super) log: Vec<String>,
@@ -71,6 +80,8 @@ pub(super) struct FilterReport {
     pub(super) allowed_capabilities: Option<Vec<&'static str>>,
     /// Imported, and refused because it is not among these.
     pub(super) restricted_calls: Vec<String>,
+    /// Addresses outside of clusters that it may call.
+    pub(super) callout_hosts: Vec<String>,
     /// Filters with equal numbers share their VMs.
     pub(super) vm: usize,
     /// Filters with equal numbers share their plugin context.
@@ -96,6 +107,20 @@ pub(super) struct LimitsReport {
     pub(super) header_count: usize,
 }
 
+impl LimitsReport {
+    pub(super) fn of(limits: &Limits) -> Self {
+        LimitsReport {
+            memory_mib: limits.memory_bytes >> 20,
+            callback_ms: limits.callback.as_millis(),
+            configure_ms: limits.configure.as_millis(),
+            pause_ms: limits.pause.as_millis(),
+            body_kib: limits.body_bytes >> 10,
+            header_kib: limits.pairs.bytes >> 10,
+            header_count: limits.pairs.pairs,
+        }
+    }
+}
+
 #[derive(Serialize)]
 pub(super) struct RefusedCall {
     pub(super) name: &'static str,
@@ -116,6 +141,7 @@ pub(super) struct Totals {
     pub(super) rules: usize,
     pub(super) other_rules: usize,
     pub(super) filters: usize,
+    pub(super) services: usize,
     pub(super) modules: usize,
     pub(super) vms_per_thread: usize,
     pub(super) plugin_contexts_per_vm_thread: usize,

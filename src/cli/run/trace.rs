@@ -223,8 +223,9 @@ impl Trace {
         });
         let filter = match side {
             Some(side) => self.next_for_body(side),
-            // A tick that turns to this stream. Of which filter nobody says; mostly of the one that waits for it.
-            None if callback == Callback::Tick => self.events.last().map(|event| event.filter),
+            // A tick that turns to this stream, or an answer to a call. Of which filter nobody says; mostly of the one
+            // that waits for it.
+            None if is_of_its_own(callback) => self.events.last().map(|event| event.filter),
             None => self.expected.iter().position(|(_, expected)| *expected == callback).and_then(|at| {
                 self.expected.drain(..at);
                 self.expected.pop_front().map(|(filter, _)| filter)
@@ -281,6 +282,20 @@ impl Trace {
         };
         self.events.iter().map(step).collect()
     }
+}
+
+/// Whether a callback comes when it does, and not because of what the client or the origin sends.
+fn is_of_its_own(callback: Callback) -> bool {
+    matches!(
+        callback,
+        Callback::Tick
+            | Callback::QueueReady
+            | Callback::HttpCallResponse
+            | Callback::GrpcReceiveInitialMetadata
+            | Callback::GrpcReceive
+            | Callback::GrpcReceiveTrailingMetadata
+            | Callback::GrpcClose
+    )
 }
 
 /// What became of a transaction: what went first, what came second.

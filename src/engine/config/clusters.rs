@@ -30,6 +30,21 @@ impl HostPattern {
     }
 }
 
+/// As a file has it.
+impl std::fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.host.strip_prefix('.') {
+            Some(rest) => write!(f, "*.{rest}:")?,
+            None if self.host.contains(':') => write!(f, "[{}]:", self.host)?,
+            None => write!(f, "{}:", self.host)?,
+        }
+        match self.port {
+            Some(port) => write!(f, "{port}"),
+            None => f.write_str("*"),
+        }
+    }
+}
+
 impl std::str::FromStr for HostPattern {
     type Err = String;
 
@@ -222,6 +237,9 @@ mod tests {
         assert!(!matches("*.example:*", "badexample", 1));
         assert!(matches("[::1]:8080", "::1", 8080));
         assert!(matches("*:443", "anything", 443));
+        for text in ["a.example:80", "*.example:*", "[::1]:8080", "*:443", "10.0.0.1:1"] {
+            assert_eq!(text.parse::<HostPattern>().unwrap().to_string(), text);
+        }
         for wrong in ["a", "a:", "a:0", "a:99999", ":80", "*a.example:1", "a.*.b:1", "*.:1"] {
             let error = wrong.parse::<HostPattern>().unwrap_err();
             assert!(error.contains(wrong) && error.contains("host:port"), "{error}");

@@ -13,13 +13,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use callout::ClusterSettings;
 use serde::Deserialize;
 
 use crate::body::Side;
 use crate::capabilities::Capabilities;
 use crate::limits::Limits;
 
+pub use callout::{ClusterSettings, Protocol};
 pub use clusters::HostPattern;
 pub use error::ConfigError;
 pub use metrics::Metrics;
