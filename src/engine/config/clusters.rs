@@ -118,8 +118,8 @@ fn yes() -> bool {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawEjection {
-    failures: u32,
-    seconds: u32,
+    failures: Option<u32>,
+    seconds: Option<u32>,
 }
 
 /// One entry of `clusters`, as its file has it.
@@ -209,10 +209,16 @@ impl RawCluster {
         if let Some(retries) = self.retries {
             settings.retries = retries;
         }
-        if let Some(ejection) = self.ejection {
-            let duration = Duration::from_secs(u64::from(positive("ejection.seconds", ejection.seconds)?));
+        if let Some(raw) = self.ejection {
+            let mut ejection = Ejection::default();
+            if let Some(seconds) = raw.seconds {
+                ejection.duration = Duration::from_secs(u64::from(positive("ejection.seconds", seconds)?));
+            }
+            if let Some(failures) = raw.failures {
+                ejection.failures = failures;
+            }
             // No failures, no ejection.
-            settings.ejection = (ejection.failures > 0).then_some(Ejection { failures: ejection.failures, duration });
+            settings.ejection = (ejection.failures > 0).then_some(ejection);
         }
         Ok(settings)
     }
