@@ -288,10 +288,8 @@ pub fn load(file: &Path) -> Result<ConfigFile, ConfigError> {
 pub fn parse(file: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
     let fail = |message: String| ConfigError { file: file.to_owned(), at: None, message };
     let raw: RawFile = serde_yaml::from_str(text).map_err(|error| yaml_error(file, &error))?;
-    let shared = !raw.services.is_empty()
-        || !raw.clusters.is_empty()
-        || !raw.namespaces.is_empty()
-        || raw.metrics.is_some();
+    let shared =
+        !raw.services.is_empty() || !raw.clusters.is_empty() || !raw.namespaces.is_empty() || raw.metrics.is_some();
     let filters = match raw.filters {
         Some(filters) if filters.is_empty() => {
             return Err(fail(
