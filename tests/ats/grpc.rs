@@ -133,7 +133,7 @@ fn deadlines_cancels_and_closes() {
 
     // What is cancelled is not reported any more, and the server is told, if it has heard of the call at all.
     assert_eq!(reports(&mut client, "call method=Slow number=60000 cancel=0"), ["cancelled"]);
-    let told = reports(&mut client, "stream method=ServerStream send=endless number=1000000 cancel=5");
+    let told = reports(&mut client, "stream method=ServerStream send=endless number=1000000 end cancel=5");
     assert_eq!(told.iter().filter(|report| report.starts_with("message ")).count(), 5, "{told:#?}");
     assert_eq!(told.last().map(String::as_str), Some("cancelled"));
     wait_until(PATIENCE, "the server sees the stream end", || (upstream.open_streams() == 0).then_some(()));
@@ -264,9 +264,9 @@ fn a_trap_ends_the_streams_of_its_vm_and_no_others() {
     // A message that the VM has no memory for.
     let program = "stream method=ServerStream send=bytes:7000000 number=1 end";
     let response = Client::connect(server.port()).request("GET", "small.test", "/", &[("x-grpc", program)], b"");
-    assert_eq!(response.status, 500);
+    assert_eq!(response.status, 503);
     for mut client in waiting {
-        assert_eq!(client.read_response().status, 500, "the policy answers those who wait");
+        assert_eq!(client.read_response().status, 503, "the policy answers those who wait");
     }
     wait_until(PATIENCE, "the server sees the streams of the VM end", || (upstream.open_streams() == 3).then_some(()));
     server.wait_for_log("filter 'small': a gRPC call: ", PATIENCE);
