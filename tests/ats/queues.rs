@@ -51,7 +51,10 @@ fn produce(client: &mut Client, items: &str) -> (u64, u64) {
 #[track_caller]
 fn stats(server: &TrafficServer) -> BTreeMap<String, i64> {
     let text = Client::connect(server.port()).get("stats.test", "/").text();
-    text.lines().filter_map(|line| line.split_once('=')).map(|(k, v)| (k.to_owned(), v.parse().expect("a number"))).collect()
+    text.lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(k, v)| (k.to_owned(), v.parse().expect("a number")))
+        .collect()
 }
 
 #[track_caller]
@@ -95,7 +98,8 @@ fn load(server: &TrafficServer, items: u64) {
 fn a_million_items_through_a_server_are_delivered_once_each() {
     const ITEMS: i64 = 1_000_000;
     let origin = Origin::start();
-    let consumer = queue("consumer", "many", "{take: 500, trap_every: 50, trap: before}");
+    // No multiple of the number of consumers, which are told in turns: else it would always meet the same one.
+    let consumer = queue("consumer", "many", "{take: 500, trap_every: 47, trap: before}");
     let service = queue("consumer", "many", "{take: 500}");
     let producer = format!(
         "namespaces: [{{vm_id: many, queue_items: 1000000, queue_mib: 256}}]\nfilters:\n{}",
@@ -125,10 +129,8 @@ fn a_trap_costs_what_its_callback_had_taken() {
     const ITEMS: i64 = 100_000;
     let origin = Origin::start();
     let consumer = |trap: &str| queue("consumer", "held", &format!("{{take: 50, trap_every: 20, trap: {trap}}}"));
-    let producer = format!(
-        "namespaces: [{{vm_id: held, queue_items: 1000000}}]\nfilters:\n{}",
-        queue("producer", "held", "{}")
-    );
+    let producer =
+        format!("namespaces: [{{vm_id: held, queue_items: 1000000}}]\nfilters:\n{}", queue("producer", "held", "{}"));
     let files = [
         ("consumer", filters(&consumer("holding"))),
         ("producer", producer),
@@ -137,7 +139,8 @@ fn a_trap_costs_what_its_callback_had_taken() {
     ];
     let server = builder(&origin, &files).start();
     load(&server, ITEMS as u64);
-    let lost = || server.lines_since(Default::default()).iter().filter(|line| line.contains("holding Ok(Some(")).count();
+    let lost =
+        || server.lines_since(Default::default()).iter().filter(|line| line.contains("holding Ok(Some(")).count();
     let stats = wait_until(PATIENCE, "all items are taken or lost", || {
         thread::sleep(Duration::from_millis(100));
         Some(stats(&server)).filter(|stats| stats["items"] + lost() as i64 >= ITEMS)
@@ -233,7 +236,8 @@ fn items_wait_for_a_consumer_that_comes_with_a_reload() {
     assert_eq!(refused.status, 404, "nobody has made the queue");
     assert!(call(&mut client, "register_shared_queue items").contains("\"status\":0"));
     load(&server, ITEMS as u64);
-    let rule = |name: &str| format!("map http://{name}.test/ http://{{origin}}/ @plugin=wasm_remap.so @pparam={name}.yaml\n");
+    let rule =
+        |name: &str| format!("map http://{name}.test/ http://{{origin}}/ @plugin=wasm_remap.so @pparam={name}.yaml\n");
     // The one that has made it leaves; nobody takes anything.
     server.rewrite_remap(&["producer", "stats"].map(rule).concat());
     server.reload().expect("the rules load");

@@ -250,7 +250,7 @@ fn a_slow_tick_leaves_its_thread_to_others() {
 /// The file of the example `log-shipper`, with a batch of this many lines and this collector.
 fn shipper(lines: usize, more: &str) -> String {
     format!(
-        "clusters:\n  logs: {{endpoints: ['{{collector}}'], retries: 0, ejection: {{failures: 0}}}}\n\
+        "clusters:\n  logs: {{endpoints: ['{{collector}}'], retries: 0, ejection: {{failures: 0, seconds: 1}}}}\n\
          namespaces: [{{vm_id: logs, queue_items: 100000}}]\n\
          services:\n  - name: shipper\n    module: {{guest:log-shipper}}\n    root_id: shipper\n    vm_id: logs\n    \
          configuration: {{queue: lines, cluster: logs, path: /ingest, batch_lines: {lines}, {more}}}\n\
