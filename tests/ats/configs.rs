@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use wasm_remap_tests::harness::ports::Lease;
 use wasm_remap_tests::harness::server::Builder;
 use wasm_remap_tests::{Client, Origin, RecordValue, Reply, Request, Response, TrafficServer, artifacts};
 
@@ -181,14 +182,23 @@ fn every_key_has_the_default_that_is_written_out() {
 #[test]
 fn the_demo_rules_load() {
     let origin = origin();
-    let mut builder = with_modules(TrafficServer::builder()).origin(&origin).remap(&read("configs/demo/remap.config"));
+    let metrics = Lease::take();
+    let mut builder = with_modules(TrafficServer::builder())
+        .origin(&origin)
+        .variable("authoriser", &origin.address())
+        .variable("collector", &origin.address())
+        .variable("metrics", &metrics.port().to_string())
+        .remap(&read("configs/demo/remap.config"));
     for file in files("configs/demo/filters") {
-        builder = builder.file_bytes(&format!("filters/{file}"), read(&format!("configs/demo/filters/{file}")));
+        builder = builder.file(&format!("filters/{file}"), &read(&format!("configs/demo/filters/{file}")));
     }
     let server = builder.start();
     assert_eq!(get(&server, "shop.test", "/x", &[]).status, 401);
     assert_eq!(get(&server, "blog.test", "/x", &[]).header("x-served-by").as_deref(), Some("blog"));
     assert_eq!(get(&server, "plain.test", "/x", &[]).header("x-served-by"), None);
+    assert_eq!(get(&server, "limited.test", "/x", &[]).header("ratelimit-remaining").as_deref(), Some("2"));
+    assert_eq!(get(&server, "private.test", "/x", &[]).status, 401);
+    assert_eq!(get(&server, "private.test", "/x", &[("authorization", "Bearer t")]).status, 200);
 }
 
 #[test]

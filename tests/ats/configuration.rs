@@ -37,7 +37,10 @@ const MISTAKES: &[Mistake] = &[
     mistake("filters:\n  - name: headers\n  module: x\n", "{file}:2:5: filters[0]: missing field `module`"),
     mistake("filters: []\n", "{file}: the list 'filters' is empty"),
     mistake("", "{file}: has neither 'filters' nor 'services', 'clusters', 'namespaces' or 'metrics'"),
-    mistake("clusters: {a: {endpoints: ['a.test:80']}}\n", "no filter: none of its files has 'filters' or 'services' ({file})"),
+    mistake(
+        "clusters: {a: {endpoints: ['a.test:80']}}\n",
+        "no filter: none of its files has 'filters' or 'services' ({file})",
+    ),
     Mistake { yaml: None, says: "{file}: cannot be read: No such file or directory" },
     mistake(
         "filters:\n  - name: gone\n    module: gone.wasm\n",

@@ -1,10 +1,12 @@
 //! `make demo`: the example filters on a private traffic_server.
 //!
-//! Three rules, three hosts. What each filter did is not told but seen: the request that the origin received is
+//! Five rules, five hosts. What each filter did is not told but seen: the request that the origin received is
 //! compared with the one that the client sent, and the response that the client received with the one that the
 //! origin sent. Whatever differs is printed beside the filter whose configuration has it; a difference that nobody
-//! owns, or one that is missing, makes the demo fail.
+//! owns, or one that is missing, makes the demo fail. What filters share, and whom they call, is in others.rs.
 #![forbid(unsafe_code)]
+
+mod others;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,6 +14,7 @@ use std::net::TcpStream;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use others::Others;
 use wasm_remap_tests::harness::{artifacts, process};
 use wasm_remap_tests::{Client, Fields, Origin, Reply, Response, TrafficServer};
 
@@ -145,11 +148,12 @@ fn run() -> Result<(), String> {
     origin.route("/page", page("a page\n").header("Cache-Control", "private"));
 
     let rules = read("configs/demo/remap.config")?;
-    let mut builder = TrafficServer::builder().origin(&origin).stats().remap(&rules);
-    for file in ["shop.yaml", "blog.yaml"] {
+    let others = Others::start();
+    let mut builder = others.variables(TrafficServer::builder().origin(&origin).stats().remap(&rules));
+    for file in ["shop.yaml", "blog.yaml", "limited.yaml", "private.yaml"] {
         builder = builder.file(&format!("filters/{file}"), &read(&format!("configs/demo/filters/{file}"))?);
     }
-    for guest in ["headers", "api-key"] {
+    for guest in ["headers", "api-key", "rate-limit", "ext-auth", "log-shipper"] {
         let module = fs::read(artifacts::guest(guest)).map_err(|error| format!("guest {guest}: {error}"))?;
         builder = builder.file_bytes(&format!("filters/{guest}.wasm"), module);
     }
@@ -167,6 +171,10 @@ fn run() -> Result<(), String> {
         play(step, &origin, port)?;
         filtered += i64::from(!step.chain.is_empty());
     }
+    let mut all = steps().len() as i64;
+    let more = others.play(steps().len(), &origin, port)?;
+    filtered += more;
+    all += more;
 
     // Our statistics are brought up to date every second.
     let mut entered = None;
@@ -180,7 +188,6 @@ fn run() -> Result<(), String> {
     if entered != Some(filtered) {
         return Err(format!("wasm_remap.transactions is {entered:?}, and {filtered} requests had filters"));
     }
-    let all = steps().len();
     println!("\nOf {all} requests the plugin saw {filtered} (wasm_remap.transactions), and none of host C's.");
     stop(server, pid, port, &root)
 }
