@@ -60,7 +60,7 @@ impl UpstreamBuilder {
         self.tls()
     }
 
-    /// Speaks TLS and takes only clients that show a certificate of [`Upstream::client_certificate_file`]'s authority.
+    /// Speaks TLS and takes only clients that show a certificate of [`Server::client_certificate_file`]'s authority.
     pub fn require_client_certificate(mut self) -> UpstreamBuilder {
         self.client_certificate = true;
         self.tls()
