@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use ats_sys::{
-    TSCont, TSContCreate, TSContDataGet, TSContDataSet, TSContDestroy, TSEvent, TSMutexCreate, TSMutexLock,
-    TSMutexUnlock, tsapi_cont, tsapi_httptxn, tsapi_mutex,
+    TSCont, TSContCreate, TSContDataGet, TSContDataSet, TSContDestroy, TSEvent, TSEventFunc, TSMutex, TSMutexCreate,
+    TSMutexLock, TSMutexUnlock, TSVConnCreate, tsapi_cont, tsapi_httptxn, tsapi_mutex,
 };
 
 use crate::error::{Error, Result};
@@ -77,6 +77,9 @@ unsafe impl<T: Send> Send for Inner<T> {}
 // SAFETY: as for Send.
 unsafe impl<T: Send> Sync for Inner<T> {}
 
+/// What makes a continuation: `TSContCreate`, `TSVConnCreate`.
+type Create = unsafe extern "C" fn(TSEventFunc, TSMutex) -> TSCont;
+
 /// A continuation (`TSCont`) and its owner: dropping this destroys it, or, if it was added to a transaction, has it
 /// destroyed after that one's TXN_CLOSE.
 pub struct Continuation<T: Handler> {
@@ -106,7 +109,15 @@ impl<T: Handler> Continuation<T> {
     pub fn new(data: T) -> Result<Self> {
         require_ats_thread("TSContCreate")?;
         // SAFETY: an ATS thread. The continuation below takes the mutex over, and frees it with itself.
-        Self::create(data, NonNull::new(unsafe { TSMutexCreate() }))
+        Self::create(data, NonNull::new(unsafe { TSMutexCreate() }), TSContCreate)
+    }
+
+    /// A continuation with a mutex of its own that is a virtual connection, too (`TSVConnCreate`). ATS keeps its memory
+    /// when it is destroyed, since it is never closed.
+    pub(crate) fn of_connection(data: T) -> Result<Self> {
+        require_ats_thread("TSVConnCreate")?;
+        // SAFETY: as above.
+        Self::create(data, NonNull::new(unsafe { TSMutexCreate() }), TSVConnCreate)
     }
 
     /// A continuation without a mutex: ATS takes no lock to call it, and it cannot be scheduled.
@@ -118,13 +129,13 @@ impl<T: Handler> Continuation<T> {
         T: Sync,
     {
         require_ats_thread("TSContCreate")?;
-        Self::create(data, None)
+        Self::create(data, None, TSContCreate)
     }
 
-    fn create(data: T, mutex: Option<NonNull<tsapi_mutex>>) -> Result<Self> {
+    fn create(data: T, mutex: Option<NonNull<tsapi_mutex>>, make: Create) -> Result<Self> {
         let raw_mutex = mutex.map_or(ptr::null_mut(), NonNull::as_ptr);
-        // SAFETY: an ATS thread (both callers check); the trampoline is for the data that is set below.
-        let cont = unsafe { TSContCreate(Some(trampoline::<T>), raw_mutex) };
+        // SAFETY: an ATS thread (all callers check); the trampoline is for the data that is set below.
+        let cont = unsafe { make(Some(trampoline::<T>), raw_mutex) };
         let cont = NonNull::new(cont).ok_or(Error::Refused("TSContCreate"))?;
         let inner = Arc::new(Inner {
             data,

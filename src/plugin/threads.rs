@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use ats::bell::Bell;
 use ats::cont::{ContRef, Continuation, Edata, Handler};
 use ats::event::Event;
 use ats::schedule::{Pool, ScheduledAction};
@@ -31,7 +32,7 @@ static CLOCKS: Mutex<Vec<Option<Clock>>> = Mutex::new(Vec::new());
 #[derive(Clone)]
 struct Clock {
     cont: Arc<Continuation<Ticker>>,
-    courier: Arc<Continuation<Courier>>,
+    courier: &'static Bell<Courier>,
     thread: EventThread,
 }
 
@@ -47,7 +48,7 @@ fn register() -> usize {
     SLOT.set(Some(slot));
     let Some(thread) = EventThread::current() else { return slot };
     let conts = Continuation::new(Ticker { slot, armed: Mutex::default() })
-        .and_then(|cont| Ok((cont, Continuation::new(Courier { slot })?)));
+        .and_then(|cont| Ok((cont, Bell::new(Courier { slot, thread }, thread)?)));
     match conts {
         Ok((cont, courier)) => {
             {
@@ -55,7 +56,7 @@ fn register() -> usize {
                 if clocks.len() <= slot {
                     clocks.resize_with(slot + 1, || None);
                 }
-                clocks[slot] = Some(Clock { cont: Arc::new(cont), courier: Arc::new(courier), thread });
+                clocks[slot] = Some(Clock { cont: Arc::new(cont), courier, thread });
             }
             // There may have been something to do in this slot before its thread was known.
             call(slot, engine::Errand::Timers);
@@ -70,8 +71,6 @@ fn register() -> usize {
 enum Errand {
     /// The timers of this slot changed.
     Arm(usize),
-    /// Something came for this slot.
-    Deliver(usize),
     /// Anything that has to wait for a lock.
     Run(Box<dyn FnOnce() + Send>),
 }
@@ -91,7 +90,6 @@ pub(crate) fn start(slots: usize) -> Result<(), String> {
         for errand in errands {
             ats::guard::run("wasm-timers", (), || match errand {
                 Errand::Arm(slot) => arm(slot),
-                Errand::Deliver(slot) => deliver(slot),
                 Errand::Run(work) => work(),
             });
         }
@@ -165,15 +163,17 @@ impl Ticker {
 /// Runs what came for the VMs of one slot.
 struct Courier {
     slot: usize,
+    thread: EventThread,
 }
 
 impl Handler for Courier {
     const NAME: &'static str = "wasm_remap delivery";
 
     fn handle(&self, cont: ContRef<'_, Self>, _event: Event, _edata: Edata) {
-        if process::get().runtime.deliver(self.slot)
-            && let Err(error) = cont.schedule_here(Duration::ZERO)
-        {
+        // A bell rings on threads that carry transactions, and those are what slots belong to. If this is none, it comes
+        // to its thread the long way.
+        let more = !self.thread.is_current() || process::get().runtime.deliver(self.slot);
+        if more && let Err(error) = cont.schedule_on_thread(Duration::ZERO, self.thread) {
             log::error!("slot {}: nothing more can be delivered: {error}", self.slot);
         }
     }
@@ -183,10 +183,7 @@ impl Handler for Courier {
 pub(crate) fn call(slot: usize, errand: engine::Errand) {
     match errand {
         engine::Errand::Timers => send(Errand::Arm(slot)),
-        // An answer is urgent, and comes on a thread that ATS knows. The courier's mutex is free, or will be in a moment:
-        // while it is at work nobody is called.
-        engine::Errand::Deliveries if ats::thread::is_ats_thread() => deliver(slot),
-        engine::Errand::Deliveries => send(Errand::Deliver(slot)),
+        engine::Errand::Deliveries => deliver(slot),
     }
 }
 
@@ -202,9 +199,8 @@ pub(crate) fn attach() {
 fn deliver(slot: usize) {
     let clock = CLOCKS.lock().get(slot).cloned().flatten();
     // Without a clock there is no thread yet: `register` comes back to this.
-    let Some(Clock { courier, thread, .. }) = clock else { return };
-    if let Err(error) = (*courier).as_ref().schedule_on_thread(Duration::ZERO, thread) {
-        log::error!("slot {slot}: nothing can be delivered: {error}");
+    if let Some(Clock { courier, .. }) = clock {
+        courier.ring();
     }
 }
 

@@ -5,9 +5,10 @@
 //! HTTP/2. A bare hyper client makes the same call on a connection of its own. What the pause adds is the difference of the
 //! first two, less the last: the ways between threads, the callback, and what calls cost beyond hyper.
 //!
-//! *Memory.* The resident memory by which a fresh server grows with so many transactions that wait: for an origin that does not
-//! answer, with no filter, and for an upstream that does not answer, where request headers are held, and where response headers
-//! are. The upstream is spoken to by HTTP/2, so that the calls need no sockets of their own.
+//! *Memory.* The resident memory by which a fresh server grows with so many transactions that wait: with no filter, for an origin
+//! that does not answer, or that does not go on after its header; and for an upstream that does not answer, where request
+//! headers are held, or response headers of that second origin. The upstream is spoken to by HTTP/2, so that the calls need no
+//! sockets of their own.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -35,30 +36,45 @@ const WAITING: usize = 5000;
 /// How long the last of them may take to get where it waits.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Medians of one round, in microseconds.
+/// One kind of request in one round, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Times {
+    median: f64,
+    /// Of a hundred, the slowest but one.
+    p99: f64,
+}
+
+/// One round.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Round {
     /// No call.
-    without: f64,
+    without: Times,
     /// With a call, over HTTP/1.1 and over HTTP/2.
-    with: [f64; 2],
+    with: [Times; 2],
     /// A bare client's call.
-    bare: f64,
+    bare: Times,
+}
+
+impl Times {
+    fn of(mut times: Vec<f64>) -> Times {
+        times.sort_by(f64::total_cmp);
+        Times { median: times[times.len() / 2], p99: times[times.len() * 99 / 100] }
+    }
 }
 
 impl Round {
     /// What the pause adds, by protocol.
     fn added(&self, protocol: usize) -> f64 {
-        self.with[protocol] - self.without - self.bare
+        self.with[protocol].median - self.without.median - self.bare.median
     }
 }
 
 /// By how many KiB a server grew for each transaction that waits.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Memory {
-    /// With no filter, for an origin.
-    origin: f64,
-    /// With request headers held, and with response headers held.
+    /// With no filter: for an origin that does not answer, and for one that stops after its header.
+    origin: [f64; 2],
+    /// With request headers held, and with response headers of the latter held.
     held: [f64; 2],
 }
 
@@ -98,9 +114,9 @@ pub(crate) fn run(rounds: usize) -> Measured {
     let memory = (0..rounds.div_ceil(3))
         .map(|number| {
             let memory = Memory {
-                origin: grown("plain.test", "/hang", None),
+                origin: ["/hang", "/stall"].map(|path| grown("plain.test", path, None)),
                 held: ["request_headers", "response_headers"].map(|at| {
-                    grown("call.test", "/status/200", Some(&format!("call at={at} cluster=h2 path=/hang timeout=0")))
+                    grown("call.test", "/stall", Some(&format!("call at={at} cluster=h2 path=/hang timeout=0")))
                 }),
             };
             eprintln!("callouts, memory {}, KiB: {memory:.2?}", number + 1);
@@ -133,8 +149,8 @@ fn times(rounds: usize) -> Vec<Round> {
         .collect()
 }
 
-/// The median time of a request with this program, in microseconds.
-fn requests(port: u16, program: &str) -> f64 {
+/// Times of requests with this program.
+fn requests(port: u16, program: &str) -> Times {
     let mut client = Client::connect(port);
     let header = [("x-callout", program)];
     let headers = if program.is_empty() { &[] } else { &header[..] };
@@ -151,7 +167,7 @@ fn requests(port: u16, program: &str) -> f64 {
             times.push(micros(time));
         }
     }
-    Spread::of(times).median
+    Times::of(times)
 }
 
 fn micros(time: Duration) -> f64 {
@@ -177,7 +193,7 @@ impl Bare {
         Bare { runtime, sender }
     }
 
-    fn requests(&mut self) -> f64 {
+    fn requests(&mut self) -> Times {
         let sender = &mut self.sender;
         let times = self.runtime.block_on(async {
             let mut times = Vec::with_capacity(REQUESTS);
@@ -191,7 +207,7 @@ impl Bare {
             }
             times
         });
-        Spread::of(times).median
+        Times::of(times)
     }
 }
 
@@ -203,8 +219,9 @@ fn grown(host: &str, path: &str, program: Option<&str>) -> f64 {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{header}\r\n");
     // What the first of them needs once is not counted.
     let mut clients = vec![send(server.port(), &request)];
+    let last = if program.is_some() { "/hang" } else { path };
     let hangs = |count| {
-        wait_until(PATIENCE, "transactions that wait", || (upstream.requests_to("/hang") >= count).then_some(()));
+        wait_until(PATIENCE, "transactions that wait", || (upstream.requests_to(last) >= count).then_some(()));
         thread::sleep(Duration::from_secs(1));
     };
     hangs(1);
@@ -212,7 +229,7 @@ fn grown(host: &str, path: &str, program: Option<&str>) -> f64 {
     clients.extend((0..WAITING).map(|_| send(server.port(), &request)));
     hangs(1 + WAITING);
     let after = server.rss_kib();
-    assert_eq!((upstream.requests_to("/hang"), upstream.given_up()), (1 + WAITING, 0), "{program:?}: all wait");
+    assert_eq!((upstream.requests_to(last), upstream.given_up()), (1 + WAITING, 0), "{path} {program:?}: all wait");
     drop(clients);
     (after as f64 - before as f64) / WAITING as f64
 }
@@ -236,8 +253,8 @@ fn figures(measured: &Measured) -> Figures {
     let spread = |figure: &dyn Fn(&Round) -> f64| Spread::of(rounds.iter().map(figure));
     Figures {
         added: [0, 1].map(|protocol| spread(&|round| round.added(protocol))),
-        ratio: [0, 1].map(|protocol| spread(&|round| round.added(protocol) / round.bare)),
-        memory: [0, 1].map(|at| Spread::of(memory.iter().map(|memory| memory.held[at] - memory.origin))),
+        ratio: [0, 1].map(|protocol| spread(&|round| round.added(protocol) / round.bare.median)),
+        memory: [0, 1].map(|at| Spread::of(memory.iter().map(|memory| memory.held[at] - memory.origin[at]))),
     }
 }
 
@@ -253,28 +270,36 @@ pub(crate) fn markdown(machine: &Machine, measured: &Measured) -> String {
          and greatest in parentheses. The bar is {TIME_BAR} µs.\n",
         rounds.len()
     );
-    let spread = |figure: &dyn Fn(&Round) -> f64| Spread::of(rounds.iter().map(figure)).show(0);
+    let times = |of: &dyn Fn(&Round) -> Times| {
+        let show = |figure: fn(Times) -> f64| Spread::of(rounds.iter().map(|round| figure(of(round)))).show(0);
+        format!("{} | {}", show(|times| times.median), show(|times| times.p99))
+    };
     let Figures { added, ratio, memory: beyond } = figures(measured);
-    let _ = writeln!(out, "| | µs | added by the pause | of the bare client's time |\n| --- | --: | --: | --: |");
-    let _ = writeln!(out, "| the call, by a bare hyper client over HTTP/1.1 | {} | | |", spread(&|round| round.bare));
-    let _ = writeln!(out, "| a cache hit, whose filter makes no call | {} | | |", spread(&|round| round.without));
+    let _ = writeln!(
+        out,
+        "| | µs | 99 % | added by the pause | of the bare client's time |\n| --- | --: | --: | --: | --: |"
+    );
+    let _ = writeln!(out, "| the call, by a bare hyper client over HTTP/1.1 | {} | | |", times(&|round| round.bare));
+    let _ = writeln!(out, "| a cache hit, whose filter makes no call | {} | | |", times(&|round| round.without));
     for (protocol, name) in ["HTTP/1.1", "HTTP/2"].into_iter().enumerate() {
-        let time = spread(&|round| round.with[protocol]);
         let (added, ratio) = (added[protocol].show(0), ratio[protocol].show(2));
+        let times = times(&|round| round.with[protocol]);
         let _ =
-            writeln!(out, "| a cache hit, whose filter waits for a call over {name} | {time} | {added} | {ratio} |");
+            writeln!(out, "| a cache hit, whose filter waits for a call over {name} | {times} | {added} | {ratio} |");
     }
     let _ = writeln!(
         out,
         "\n{WAITING} transactions that wait at once, {} fresh servers of each kind: resident memory of each transaction. The bar is \
-         {MEMORY_BAR} KiB beyond the first line.\n\n| | KiB | beyond the first |\n| --- | --: | --: |",
+         {MEMORY_BAR} KiB beyond ATS's own that wait where they do.\n\n| | KiB | beyond ATS's own |\n| --- | --: | --: |",
         memory.len()
     );
     let spread = |figure: &dyn Fn(&Memory) -> f64| Spread::of(memory.iter().map(figure)).show(1);
-    let _ = writeln!(out, "| no filter, an origin that does not answer | {} | |", spread(&|memory| memory.origin));
-    for (at, name) in ["request headers held (no origin yet)", "response headers held"].into_iter().enumerate() {
+    let origins = ["an origin that does not answer", "an origin that stops after its header"];
+    for (at, origin) in origins.into_iter().enumerate() {
+        let held = ["request headers held, and no origin asked", "response headers held"][at];
+        let _ = writeln!(out, "| no filter, {origin} | {} | |", spread(&|memory| memory.origin[at]));
         let (own, beyond) = (spread(&|memory| memory.held[at]), beyond[at].show_signed(1));
-        let _ = writeln!(out, "| a call that does not answer, {name} | {own} | {beyond} |");
+        let _ = writeln!(out, "| a call that does not answer, {held} | {own} | {beyond} |");
     }
     out
 }
@@ -304,9 +329,10 @@ mod tests {
 
     #[test]
     fn each_bar_is_held() {
+        let times = |median| Times { median, p99: 2.0 * median };
         let measured = |http2: f64, held: f64| Measured {
-            rounds: vec![Round { without: 100.0, with: [250.0, http2], bare: 50.0 }],
-            memory: vec![Memory { origin: 40.0, held: [20.0, held] }],
+            rounds: vec![Round { without: times(100.0), with: [times(250.0), times(http2)], bare: times(50.0) }],
+            memory: vec![Memory { origin: [30.0, 40.0], held: [20.0, held] }],
         };
         let line = check(&measured(300.0, 48.0)).unwrap();
         assert!(line.contains("100 (100–100) µs over HTTP/1.1 and 150 (150–150)"), "{line}");

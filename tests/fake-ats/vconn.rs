@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use ats_sys::{
     TS_EVENT_ERROR, TS_EVENT_VCONN_WRITE_COMPLETE, TS_EVENT_VCONN_WRITE_READY, TS_VC_CLOSE_ABORT, TS_VC_CLOSE_NORMAL,
-    TSCont, TSEvent, TSEventFunc, TSHttpHookID, TSHttpTxn, TSIOBuffer, TSIOBufferReader, TSVConn, TSVIO,
+    TSCont, TSEvent, TSEventFunc, TSHttpHookID, TSHttpTxn, TSIOBuffer, TSIOBufferReader, TSMutex, TSVConn, TSVIO,
 };
 
 use crate::txn::FakeTxn;
@@ -259,6 +259,14 @@ extern "C" fn TSTransformCreate(function: TSEventFunc, txn: TSHttpTxn) -> TSVCon
     assert!(!txn.is_null(), "fake ATS: no transaction");
     // SAFETY: any time.
     let conn = cont::new_plugin_cont(function, unsafe { ats_sys::TSMutexCreate() });
+    cont::live(conn).vconn = Some(VConn::new(false));
+    conn
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSVConnCreate(function: TSEventFunc, mutex: TSMutex) -> TSVConn {
+    assert!(!mutex.is_null(), "fake ATS: no mutex");
+    let conn = cont::new_plugin_cont(function, mutex);
     cont::live(conn).vconn = Some(VConn::new(false));
     conn
 }

@@ -48,7 +48,7 @@ fn event_threads_do_not_wait_for_calls() {
         "median of a request: {normal:?} before, with {HANGING} calls hanging {plain:?} (worst {worst:?}), with a filter \
          {filtered:?}, with a call of its own {calling:?}"
     );
-    let normally = normal * 3 + Duration::from_millis(2);
+    let normally = normal * 3 + Duration::from_millis(5);
     assert!(plain < normally && filtered < normally, "{plain:?} and {filtered:?}, {normal:?} before");
     assert!(worst < Duration::from_secs(2), "{worst:?}");
     upstream_server.release(HANGING);
@@ -58,27 +58,35 @@ fn event_threads_do_not_wait_for_calls() {
     nothing_is_left(&server, 1);
 }
 
-/// The bar is 150 µs, which `ats-bench --callouts` measures with care. On a machine that does other things, too, this finds
-/// out whoever waits for a timer on the way.
+/// The bar is 150 µs, which `ats-bench --only callouts` measures with care. On a machine that does other things, too, the best
+/// of several rounds finds out whoever waits for a timer on the way, and the slowest calls whoever does so now and then: ATS
+/// looks again after 10 ms for a lock that it found taken.
 #[test]
 fn a_pause_for_a_call_adds_little_to_the_call() {
-    const ROUNDS: usize = 5;
+    const ROUNDS: usize = 10;
+    const REQUESTS: usize = 200;
     let (upstream_server, origin) = (Upstream::start(), Origin::start());
     origin.route("/*", Reply::new(200).body("x"));
     let server = start(&origin, &upstream(&upstream_server), "");
-    let (mut with, mut without) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        without.extend(times(server.port(), "call.test", &[], 100));
-        with.extend(times(server.port(), "call.test", &[("x-callout", "call path=/status/200")], 100));
-    }
     let mut client = Client::connect(upstream_server.port());
-    let direct = (0..500).map(|_| {
-        let begin = Instant::now();
-        assert_eq!(client.get("callout.test", "/status/200").status, 200);
-        begin.elapsed()
-    });
-    let [with, without, direct] = [with, without, direct.collect()].map(median);
-    let added = with.saturating_sub(without).saturating_sub(direct);
-    println!("with a call {with:?}, without {without:?}, the call alone {direct:?}: added {added:?}");
-    assert!(added < Duration::from_millis(2), "{added:?}");
+    let (mut added, mut late) = (Vec::new(), [0, 0]);
+    for _ in 0..ROUNDS {
+        let without = times(server.port(), "call.test", &[], REQUESTS);
+        let with = times(server.port(), "call.test", &[("x-callout", "call path=/status/200")], REQUESTS);
+        let direct = (0..REQUESTS).map(|_| {
+            let begin = Instant::now();
+            assert_eq!(client.get("callout.test", "/status/200").status, 200);
+            begin.elapsed()
+        });
+        let direct = median(direct.collect());
+        for (late, times) in late.iter_mut().zip([&without, &with]) {
+            *late += times.iter().filter(|time| **time > Duration::from_millis(9)).count();
+        }
+        added.push(median(with).saturating_sub(median(without)).saturating_sub(direct));
+    }
+    added.sort_unstable();
+    let [without, with] = late;
+    println!("added {added:?}; of {} requests, {without} took 9 ms without a call, {with} with one", ROUNDS * REQUESTS);
+    assert!(added[0] < Duration::from_millis(1), "{added:?}");
+    assert!(with <= 2 * without + ROUNDS * REQUESTS / 100, "{with} calls came late, {without} requests without one");
 }

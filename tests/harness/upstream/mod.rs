@@ -29,6 +29,7 @@ pub use identity::{Fault, Identities};
 /// | `/hang` | nothing |
 /// | `/hold` | 200 when the test [releases](Server::release) it |
 /// | `/reset` | 200 and a body that breaks off in the middle |
+/// | `/stall` | 200 and a body that comes to a stop in the middle |
 /// | `/body/BYTES` | 200 and so many bytes |
 /// | `/echo` | what was asked: method, target, version, headers, body and trailers, a line each; in short in the header `x-upstream`, as `method:bytes:trailers` |
 /// | `/trailers` | 200, a body and the trailers `x-sum` and `x-more`; HTTP/1 clients must send `te: trailers` |

@@ -42,6 +42,11 @@ pub(super) fn answer(request: Request<Incoming>, counters: Arc<Counters>) -> Ans
                     [Ok(Frame::data(Bytes::from(vec![b'x'; 1000]))), Err(Fault::from(io::Error::other("reset")))];
                 Response::builder().header("content-length", 2000).body(stream(broken)).unwrap_or_else(|_| missing())
             }
+            "stall" => {
+                let begun = tokio_stream::iter([Ok(Frame::data(Bytes::from("begun")))]);
+                let body = StreamBody::new(begun.chain(tokio_stream::pending())).boxed_unsync();
+                Response::builder().header("content-length", 10).body(body).unwrap_or_else(|_| missing())
+            }
             "body" => {
                 // HTTP/2's side of hyper would send it all the same.
                 let sent = if request.method() == Method::HEAD { 0 } else { number };
