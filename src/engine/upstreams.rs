@@ -34,12 +34,12 @@ impl std::fmt::Debug for Upstreams {
 
 impl PartialEq for Upstreams {
     fn eq(&self, other: &Self) -> bool {
-        let same = |(left, right): ((&String, &Arc<Cluster>), (&String, &Arc<Cluster>))| {
-            left.0 == right.0 && Arc::ptr_eq(left.1, right.1)
-        };
         self.hosts == other.hosts
             && self.clusters.len() == other.clusters.len()
-            && self.clusters.iter().zip(&other.clusters).all(same)
+            && self
+                .clusters
+                .iter()
+                .all(|(name, cluster)| other.clusters.get(name).is_some_and(|other| Arc::ptr_eq(cluster, other)))
     }
 }
 
