@@ -13,6 +13,7 @@
 
 pub mod abi;
 mod answer;
+mod backoff;
 mod body;
 mod capabilities;
 mod cell;

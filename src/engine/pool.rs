@@ -6,11 +6,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::answer::News;
+use crate::backoff::Backoff;
 use crate::cell::StreamCell;
 use crate::counters::{Counters, SlotCounters};
 use crate::error::{Error, TrapKind};
@@ -32,65 +33,6 @@ pub(crate) struct Plugin {
 impl Drop for Plugin {
     fn drop(&mut self) {
         self.pool.remove_plugin(self.index);
-    }
-}
-
-/// How often a slot's VM may be built.
-#[derive(Debug, Default)]
-struct Backoff {
-    /// Builds that failed in a row.
-    failures: u32,
-    /// Not before this moment.
-    not_before: Option<Instant>,
-    /// Traps since `window`.
-    traps: u32,
-    window: Option<Instant>,
-    /// Traps of a service in a row, and when the last of them was.
-    falls: u32,
-    fallen: Option<Instant>,
-}
-
-impl Backoff {
-    /// More traps than this in a second, and the slot pauses: each costs a rebuild, and a guest that always
-    /// traps must not turn its slot into a VM factory.
-    const TRAPS_PER_SECOND: u32 = 200;
-
-    fn open(&self, now: Instant) -> bool {
-        self.not_before.is_none_or(|at| at <= now)
-    }
-
-    fn build_failed(&mut self, now: Instant) {
-        self.failures = (self.failures + 1).min(7);
-        self.not_before = Some(now + Duration::from_millis(500) * (1 << (self.failures - 1)));
-    }
-
-    fn built(&mut self) {
-        self.failures = 0;
-        self.not_before = None;
-    }
-
-    /// A service that traps is left alone for a while, twice as long each time; one that ran well for a minute has a
-    /// clean sheet.
-    fn fell(&mut self, now: Instant) {
-        if self.fallen.is_some_and(|at| now.duration_since(at) > Duration::from_secs(60)) {
-            self.falls = 0;
-        }
-        self.falls = (self.falls + 1).min(8);
-        self.fallen = Some(now);
-        self.not_before = Some(now + Duration::from_millis(250) * (1 << (self.falls - 1)));
-    }
-
-    fn trapped(&mut self, now: Instant) {
-        match self.window {
-            Some(since) if now.duration_since(since) < Duration::from_secs(1) => self.traps += 1,
-            _ => {
-                self.window = Some(now);
-                self.traps = 1;
-            }
-        }
-        if self.traps > Self::TRAPS_PER_SECOND {
-            self.not_before = Some(now + Duration::from_millis(100));
-        }
     }
 }
 
@@ -311,13 +253,13 @@ impl Pool {
         if entry.guard.vm.is_some() {
             return None;
         }
-        if let Some(at) = entry.guard.backoff.not_before.filter(|at| *at > Instant::now()) {
+        if let Some(at) = entry.guard.backoff.not_before().filter(|at| *at > Instant::now()) {
             return Some(at);
         }
         if let Err(error) = entry.ensure_vm() {
             log::error!(target: "wasm_remap", "a service's VM could not be rebuilt: {error}");
         }
-        let again = entry.guard.backoff.not_before;
+        let again = entry.guard.backoff.not_before();
         entry.leave();
         again
     }
