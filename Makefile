@@ -37,7 +37,7 @@ say = @printf '\n== %s\n' '$(1)'
 help: ## this list
 	@awk 'BEGIN { FS = ":.*## " } /^##@ / { printf "\n%s\n", substr($$0, 5) } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: build guests ## install what is missing, build, show two filters at work on a private traffic_server, stop it
+demo: build guests-rust ## install what is missing, build, show filters at work on a private traffic_server, stop it
 	$(call say,demo)
 	@$(TARGET)/release/demo
 
@@ -321,4 +321,4 @@ uninstall: ## the reverse
 
 clean: ## remove all that was built
 	@cargo clean
-	rm -rf $(TARGET)/guests $(TARGET)/guests-build $(TARGET)/fault $(TARGET)/fuzz $(TARGET)/fuzz-corpus tests/fuzz/target
+	rm -rf $(TARGET)/guests $(TARGET)/guests-build $(TOOLCHAINS) $(TARGET)/fault $(TARGET)/fuzz $(TARGET)/fuzz-corpus tests/fuzz/target

@@ -39,7 +39,7 @@ const MISTAKES: &[Mistake] = &[
     mistake("", "{file}: has neither 'filters' nor 'services', 'clusters', 'namespaces' or 'metrics'"),
     mistake(
         "clusters: {a: {endpoints: ['a.test:80']}}\n",
-        "no filter: none of its files has 'filters' or 'services' ({file})",
+        "no filter: none of its files has 'filters' or 'services' (",
     ),
     Mistake { yaml: None, says: "{file}: cannot be read: No such file or directory" },
     mistake(

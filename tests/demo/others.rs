@@ -92,9 +92,7 @@ impl Others {
 
     fn scrape(&self, asked: i64) -> Result<(), String> {
         let port = self.metrics.port();
-        println!(
-            "   $ curl -s http://127.0.0.1:{port}/metrics | grep -E 'streams_total|callouts_total|responses_total|shipped'"
-        );
+        println!("   $ curl -s http://127.0.0.1:{port}/metrics");
         // Each line ends so.
         let wanted = [
             ("wasm_remap_rule_streams_total{", "filter=\"rate-limit\"", " 4"),
@@ -113,6 +111,7 @@ impl Others {
         for line in text.lines().filter(|line| wanted.iter().any(|want| is(line, want))) {
             println!("     {line}");
         }
+        println!("     ... of {} lines", text.lines().filter(|line| !line.starts_with('#')).count());
         if found { Ok(()) } else { Err(format!("the metrics are not {wanted:?}")) }
     }
 }
