@@ -34,12 +34,10 @@ impl std::fmt::Debug for Upstreams {
 
 impl PartialEq for Upstreams {
     fn eq(&self, other: &Self) -> bool {
-        let same = |(left, right): ((&String, &Arc<Cluster>), (&String, &Arc<Cluster>))| {
-            left.0 == right.0 && Arc::ptr_eq(left.1, right.1)
-        };
+        let mut pairs = self.clusters.iter().zip(&other.clusters);
         self.hosts == other.hosts
             && self.clusters.len() == other.clusters.len()
-            && self.clusters.iter().zip(&other.clusters).all(same)
+            && pairs.all(|(left, right)| left.0 == right.0 && Arc::ptr_eq(left.1, right.1))
     }
 }
 

@@ -39,14 +39,16 @@ enum HeadersCallback {
 /// `proxy_on_request_body` and `proxy_on_response_body`: `(context, size, end_of_stream) -> action`.
 type BodyCallback = TypedFunc<(u32, u32, u32), i32>;
 
+/// `proxy_on_http_call_response`: `(root, token, headers, body size, trailers)`.
+type CallResponseCallback = TypedFunc<(u32, u32, u32, u32, u32), ()>;
+
 /// The exports that the engine calls. Absent ones are never called.
 struct Callbacks {
     context_create: Option<TypedFunc<(u32, u32), ()>>,
     vm_start: Option<TypedFunc<(u32, u32), u32>>,
     configure: Option<TypedFunc<(u32, u32), u32>>,
     tick: Option<TypedFunc<u32, ()>>,
-    /// `(root, token, headers, body size, trailers)`.
-    http_call_response: Option<TypedFunc<(u32, u32, u32, u32, u32), ()>>,
+    http_call_response: Option<CallResponseCallback>,
     /// `(root, token, elements or bytes or status)`, each of them.
     grpc_initial_metadata: Option<TypedFunc<(u32, u32, u32), ()>>,
     grpc_receive: Option<TypedFunc<(u32, u32, u32), ()>>,
