@@ -70,11 +70,11 @@ const MISTAKES: &[Mistake] = &[
     ),
     mistake(
         "clusters:\n  auth:\n    endpoints: [auth.test]\n",
-        "{file}:3:17: clusters.auth.endpoints[0]: 'auth.test' is no address: host:port is expected",
+        "{file}:3:16: clusters.auth.endpoints: 'auth.test' is no address: host:port is expected",
     ),
     mistake(
         "clusters:\n  auth:\n    endpoints: ['*.test:80']\n",
-        "{file}:3:17: clusters.auth.endpoints[0]: '*.test:80' is a pattern: an endpoint is one host and one port",
+        "{file}:3:16: clusters.auth.endpoints: '*.test:80' is a pattern: an endpoint is one host and one port",
     ),
     mistake("clusters: {auth: {endpoints: []}}\n", "{file}: clusters.auth: endpoints: name at least one, as host:port"),
     mistake(
