@@ -153,7 +153,7 @@ fn a_trap_costs_what_its_callback_had_taken() {
 /// One item a callback, many callbacks; and every consumer has its turn.
 #[test]
 fn a_consumer_that_takes_one_item_at_a_time_is_called_for_each() {
-    const ITEMS: i64 = 20_000;
+    const ITEMS: i64 = 3_000;
     let origin = Origin::start();
     let files = [
         ("consumer", filters(&queue("consumer", "one", "{take: 1}"))),
@@ -238,14 +238,14 @@ fn items_wait_for_a_consumer_that_comes_with_a_reload() {
     load(&server, ITEMS as u64);
     let rule =
         |name: &str| format!("map http://{name}.test/ http://{{origin}}/ @plugin=wasm_remap.so @pparam={name}.yaml\n");
-    // The one that has made it leaves; nobody takes anything.
-    server.rewrite_remap(&["producer", "stats"].map(rule).concat());
-    server.reload().expect("the rules load");
-    assert_eq!(produce(&mut Client::connect(server.port()), &format!("{0}-{0}", ITEMS + 1)), (1, 0));
+    // The one that has made it takes nothing, and leaves when the consumer comes.
     assert_eq!(stats(&server)["items"], 0);
     server.rewrite_remap(&["producer", "stats", "consumer"].map(rule).concat());
+    let begun = Instant::now();
     server.reload().expect("the rules load");
-    let stats = taken(&server, ITEMS + 1);
-    let (sum, squares) = sums(ITEMS + 1);
-    assert_eq!((stats["items"], stats["sum"], stats["squares"]), (ITEMS + 1, sum, squares));
+    let reloaded = begun.elapsed();
+    let stats = taken(&server, ITEMS);
+    println!("reloaded after {reloaded:?}, taken after {:?}", begun.elapsed());
+    let (sum, squares) = sums(ITEMS);
+    assert_eq!((stats["items"], stats["sum"], stats["squares"]), (ITEMS, sum, squares));
 }
