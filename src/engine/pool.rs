@@ -247,9 +247,10 @@ impl Pool {
         Entry { pool: self, slot, index, guard: slot.inner.lock(), timers_changed: false, lost: None }
     }
 
-    /// Builds the VM of a service, which has one slot, if it has none and may. Says when it may be tried again.
-    pub(crate) fn revive(self: &Arc<Self>) -> Option<Instant> {
-        let mut entry = self.lock(0);
+    /// Builds a slot's VM if it has none and may. Says when that is to be tried again: what a VM does without a request,
+    /// its ticks and its part in queues, must not wait for one.
+    pub(crate) fn revive(self: &Arc<Self>, slot: usize) -> Option<Instant> {
+        let mut entry = self.lock(slot);
         if entry.guard.vm.is_some() {
             return None;
         }
@@ -257,7 +258,7 @@ impl Pool {
             return Some(at);
         }
         if let Err(error) = entry.ensure_vm() {
-            log::error!(target: "wasm_remap", "a service's VM could not be rebuilt: {error}");
+            log::error!(target: "wasm_remap", "a VM of module {} could not be rebuilt: {error}", self.spec.module.digest());
         }
         let again = entry.guard.backoff.not_before();
         entry.leave();
@@ -267,15 +268,6 @@ impl Pool {
     /// Whether the VM of a service, which has one slot, has a plugin context that was told of its end and asked for time.
     pub(crate) fn is_ending(self: &Arc<Self>) -> bool {
         self.lock(0).guard.vm.as_ref().is_some_and(|vm| vm.is_ending())
-    }
-
-    /// Builds a slot's VM if it has none. For the rebuilder thread.
-    pub(crate) fn rebuild(self: &Arc<Self>, slot: usize) {
-        let mut entry = self.lock(slot);
-        if let Err(error) = entry.ensure_vm() {
-            log::error!(target: "wasm_remap", "a VM of module {} could not be rebuilt: {error}", self.spec.module.digest());
-        }
-        entry.leave();
     }
 
     /// Runs the ticks of a slot that are due; says when the next one is.

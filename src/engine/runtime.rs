@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use callout::Callouts;
+use crossbeam::channel::{Receiver, RecvTimeoutError};
 use parking_lot::{Mutex, RwLock};
 use wasmtime::{Config, Engine, OptLevel, Strategy};
 
@@ -128,13 +129,7 @@ impl Runtime {
             }
         })?;
         let (rebuilder, jobs) = crossbeam::channel::unbounded::<(Weak<Pool>, usize)>();
-        spawn("wasm-rebuild", move || {
-            for (pool, slot) in jobs {
-                if let Some(pool) = pool.upgrade() {
-                    pool.rebuild(slot);
-                }
-            }
-        })?;
+        spawn("wasm-rebuild", move || rebuild(&jobs))?;
         let shared = Arc::new(joined(options.shared));
         if let Some(upkeep) = shared.upkeep() {
             spawn("wasm-shared", upkeep)?;
@@ -347,6 +342,33 @@ impl Runtime {
 impl Drop for RuntimeInner {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Builds VMs anew, and those that may not be built yet when their time has come.
+fn rebuild(jobs: &Receiver<(Weak<Pool>, usize)>) {
+    let mut later: Vec<(Instant, Weak<Pool>, usize)> = Vec::new();
+    loop {
+        let next = later.iter().map(|(at, ..)| *at).min();
+        let job = match next {
+            None => jobs.recv().map_err(RecvTimeoutError::from),
+            Some(at) => jobs.recv_deadline(at),
+        };
+        let now = Instant::now();
+        let mut due: Vec<_> = match job {
+            Ok(job) => vec![job],
+            Err(RecvTimeoutError::Timeout) => Vec::new(),
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        due.extend(later.extract_if(.., |(at, ..)| *at <= now).map(|(_, pool, slot)| (pool, slot)));
+        for (pool, slot) in due {
+            let again = pool.upgrade().and_then(|strong| strong.revive(slot));
+            // One that was lost twice is there once.
+            let known = later.iter().any(|(_, other, place)| other.ptr_eq(&pool) && *place == slot);
+            if let Some(at) = again.filter(|_| !known) {
+                later.push((at, pool, slot));
+            }
+        }
     }
 }
 

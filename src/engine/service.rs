@@ -114,7 +114,7 @@ impl Service {
             };
             while !bell.ended() {
                 let due = turn();
-                bell.wait([due, pool.revive()].into_iter().flatten().min());
+                bell.wait([due, pool.revive(0)].into_iter().flatten().min());
             }
             drop(plugin);
             // It may have something to finish, for which answers and ticks are needed.

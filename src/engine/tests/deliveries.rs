@@ -97,3 +97,22 @@ fn a_thread_that_delivers_comes_back_after_a_while() {
     assert_eq!((queue(&bench, "q").1, bench.runtime.counters().traps), (0, 0));
     assert!(!bench.runtime.deliver(0), "nothing is left");
 }
+
+/// More traps than a slot is rebuilt after at once: it is set aside for a moment, and comes back though no request asks.
+#[test]
+fn a_vm_that_is_set_aside_comes_back_without_a_request() {
+    let bench = Bench::new(1);
+    let imports = r#"(import "env" "proxy_set_tick_period_milliseconds" (func $tick (param i32) (result i32)))"#;
+    let body = r#"
+      (func (export "proxy_on_configure") (param i32 i32) (result i32) (drop (call $tick (i32.const 1))) (i32.const 1))
+      (func (export "proxy_on_tick") (param i32) unreachable)"#;
+    bench.module("falls.wasm", imports, body);
+    let _chain = bench.chain("filters:\n  - {name: falls, module: falls.wasm}\n").unwrap();
+    let end = Instant::now() + Duration::from_secs(20);
+    // As many as are rebuilt at once in a second, and more.
+    while bench.runtime.counters().traps < 250 {
+        assert!(Instant::now() < end, "{:?}", bench.runtime.counters());
+        bench.runtime.run_timers(0);
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
