@@ -171,13 +171,16 @@ fn drain(client: &mut Client) -> (SystemTime, SystemTime) {
 #[test]
 fn a_bucket_that_fills_lets_as_many_through_as_tokens_come() {
     const RATE: f64 = 500.0;
-    const BURST: f64 = 1000.0;
-    let limit = "limit: 30000, per: minute, burst: 1000";
+    // Ten seconds without a request would make it full, and the arithmetic another.
+    const BURST: f64 = 5000.0;
+    let limit = "limit: 30000, per: minute, burst: 5000";
     let origin = Origin::start();
     origin.discard();
     let server = two_rules(&origin, limit).start();
     let seconds = |from: SystemTime, to: SystemTime| to.duration_since(from).expect("the clock goes on").as_secs_f64();
 
+    // The manager answers some seconds after the server does.
+    server.traffic_ctl(&["config", "get", "proxy.config.proxy_name"]);
     let start = SystemTime::now();
     let mut client = Client::connect(server.port());
     let (from_first, from_last) = drain(&mut client);
