@@ -423,7 +423,8 @@ fn finish_response(state: &mut State, messages: &mut Messages<'_>) -> Next {
             return next;
         }
     }
-    if state.stream.is_holding() {
+    // Not if it is the request's body: ATS answers when that stops coming, and what nobody will continue has no end.
+    if state.stream.holds(Side::Response) {
         return Next::Hold;
     }
     if state.stream.changed_body(Side::Response)

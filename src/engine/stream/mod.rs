@@ -102,6 +102,12 @@ impl Stream {
         self.course.headers[side as usize]
     }
 
+    /// Whether a filter holds headers or a body of this side.
+    #[must_use]
+    pub fn holds(&self, side: Side) -> bool {
+        self.course.parts.iter().any(|part| part.gates[side as usize] != course::Gate::Open)
+    }
+
     /// Whether a filter holds headers or a body.
     #[must_use]
     pub fn is_holding(&self) -> bool {

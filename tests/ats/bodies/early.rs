@@ -196,3 +196,22 @@ fn a_client_that_leaves_a_response_leaves_nothing() {
     }
     assert_eq!(Client::connect(server.port()).get("stream.test", "/up").text(), "got it");
 }
+
+/// The client stops sending what a filter holds: ATS answers when its time is up, and the answer does not wait for a body
+/// that nobody will continue.
+#[test]
+fn a_client_that_stops_sending_what_a_filter_holds_is_timed_out() {
+    let origin = origin();
+    let server = builder(&origin).stats().record("proxy.config.http.transaction_no_activity_timeout_in", 1).start();
+    let mut ends = Vec::new();
+    for sending in [Sending::Length, Sending::Chunked(5000)] {
+        let ask = Ask::post("stream.test", "/up", body(100_000)).sending(sending).header("x-op", "request:hold");
+        let mut client = Client::connect(server.port()).timeout(PATIENCE);
+        client.send(ask.head());
+        ask.write_body(&mut client.writer(), 50_000).expect("a part of the body");
+        ends.push(client.try_response_to("POST").map(|response| response.status).map_err(|error| error.to_string()));
+    }
+    assert_eq!(ends, [Ok(408), Ok(408)]);
+    let counters = server.counters("the ends of both contexts", |counters| counters["streams_deleted"] == 2);
+    assert_eq!((counters["pauses"] > 0, counters["traps"]), (true, 0));
+}
