@@ -23,7 +23,8 @@ use crate::thread::EventThread;
 pub enum Pool {
     /// The threads that carry transactions.
     Net,
-    /// The threads for slow work.
+    /// The threads for slow work. Not for what may run while the server starts: for a moment ATS knows the name of this
+    /// pool and has no thread in it, and an event that is scheduled then ends the process.
     Task,
 }
 

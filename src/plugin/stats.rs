@@ -8,9 +8,6 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ats::cont::{ContRef, Continuation, Edata, Handler};
-use ats::event::Event;
-use ats::schedule::Pool;
 use ats::stats::Stat;
 use engine::observe::{Defined, DefinedValue, Total};
 use parking_lot::Mutex;
@@ -18,7 +15,7 @@ use parking_lot::Mutex;
 use crate::process;
 
 /// How often the statistics are brought up to date.
-const PERIOD: Duration = Duration::from_secs(1);
+pub(crate) const PERIOD: Duration = Duration::from_secs(1);
 
 /// The most statistics that we take of ATS's, so that other plugins have some.
 const MAX_STATS: usize = 1_000;
@@ -26,14 +23,10 @@ const MAX_STATS: usize = 1_000;
 /// Statistics that ATS has no room for.
 static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
 
-/// Copies numbers into ATS's statistics.
+/// What stands in ATS's statistics.
 ///
 /// After an upgrade in place two copies of this plugin live in one process, with the same statistics. So a copy writes
 /// while it has rules, and once more when something changed after that; the statistics then are the new copy's.
-struct Exporter {
-    exported: Mutex<Exported>,
-}
-
 #[derive(Default)]
 struct Exported {
     /// By name, without prefix; `None` is left out.
@@ -44,8 +37,8 @@ struct Exported {
     written: Vec<i64>,
 }
 
-/// Kept for the life of the process.
-static EXPORTER: Mutex<Option<Continuation<Exporter>>> = Mutex::new(None);
+/// From [`start`] on.
+static EXPORTED: Mutex<Option<Exported>> = Mutex::new(None);
 
 /// Numbers of the whole process, in a fixed order: what ATS and Prometheus both show.
 pub(crate) fn totals() -> Vec<Total> {
@@ -147,22 +140,17 @@ pub(crate) fn start() {
     for total in totals() {
         exported.stat(total.name);
     }
-    match Continuation::new(Exporter { exported: Mutex::new(exported) }) {
-        Ok(cont) => {
-            let _ = cont.as_ref().schedule_on_pool(PERIOD, Pool::Task);
-            *EXPORTER.lock() = Some(cont);
-        }
-        Err(error) => log::warn!("statistics are not exported: {error}"),
-    }
+    *EXPORTED.lock() = Some(exported);
 }
 
-impl Handler for Exporter {
-    const NAME: &'static str = "wasm_remap statistics";
-
-    fn handle(&self, cont: ContRef<'_, Self>, _event: Event, _edata: Edata) {
-        let process = process::get();
-        let serving = process.rules_created.load(Ordering::Relaxed) > process.rules_deleted.load(Ordering::Relaxed);
-        self.exported.lock().write(serving);
-        let _ = cont.schedule_on_pool(PERIOD, Pool::Task);
+/// Brings the statistics up to date; to be called every [`PERIOD`], from a thread that carries no traffic.
+///
+/// None of ATS's own: while it starts, ET_TASK is announced before it has threads, and an event that is scheduled in
+/// between ends the process. Rules whose modules take a second to compile meet that moment.
+pub(crate) fn export() {
+    let process = process::get();
+    let serving = process.rules_created.load(Ordering::Relaxed) > process.rules_deleted.load(Ordering::Relaxed);
+    if let Some(exported) = &mut *EXPORTED.lock() {
+        exported.write(serving);
     }
 }

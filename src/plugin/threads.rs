@@ -15,10 +15,10 @@ use ats::cont::{ContRef, Continuation, Edata, Handler};
 use ats::event::Event;
 use ats::schedule::{Pool, ScheduledAction};
 use ats::thread::{AttachedThread, EventThread};
-use crossbeam::channel::Sender;
+use crossbeam::channel::{RecvTimeoutError, Sender};
 use parking_lot::Mutex;
 
-use crate::process;
+use crate::{process, stats};
 
 static NEXT_SLOT: AtomicUsize = AtomicUsize::new(0);
 
@@ -78,7 +78,7 @@ enum Errand {
 /// Errands on their way to that thread.
 static ERRANDS: OnceLock<Sender<Errand>> = OnceLock::new();
 
-/// Starts the thread that sets timers, and has every event thread take its slot now, so that ticks run before the first request. ATS deals these calls out
+/// Starts the thread that sets timers and writes statistics, and has every event thread take its slot now, so that ticks run before the first request. ATS deals these calls out
 /// to its threads in turn; a thread that is left out is served when its first transaction comes.
 ///
 /// # Errors
@@ -87,11 +87,18 @@ pub(crate) fn start(slots: usize) -> Result<(), String> {
     let (sender, errands) = crossbeam::channel::unbounded();
     let body = move || {
         let _attached = AttachedThread::attach();
-        for errand in errands {
-            ats::guard::run("wasm-timers", (), || match errand {
-                Errand::Arm(slot) => arm(slot),
-                Errand::Run(work) => work(),
-            });
+        let mut statistics = Instant::now() + stats::PERIOD;
+        loop {
+            match errands.recv_deadline(statistics) {
+                Ok(Errand::Arm(slot)) => ats::guard::run("wasm-timers", (), || arm(slot)),
+                Ok(Errand::Run(work)) => ats::guard::run("wasm-timers", (), work),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if Instant::now() >= statistics {
+                ats::guard::run("wasm_remap statistics", (), stats::export);
+                statistics = Instant::now() + stats::PERIOD;
+            }
         }
     };
     let thread = std::thread::Builder::new().name("wasm-timers".to_owned());
