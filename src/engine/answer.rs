@@ -142,6 +142,11 @@ impl Calls {
         self.under_way.remove(&token)
     }
 
+    /// The plugin contexts that the calls belong to.
+    pub(crate) fn roots(&self) -> impl Iterator<Item = u32> {
+        self.under_way.values().map(|call| call.root)
+    }
+
     /// Cancels every call of a plugin context.
     pub(crate) fn cancel_all(&mut self, root: u32) {
         self.under_way.retain(|_, call| call.root != root);

@@ -13,7 +13,6 @@ use crate::runtime::Runtime;
 use crate::service::Service;
 use crate::settings::{PluginSpec, VmSettings};
 use crate::spec::VmSpec;
-use crate::upstreams::Upstreams;
 
 /// Filters are told apart by a bit each.
 const MAX_FILTERS: usize = 64;
@@ -118,7 +117,7 @@ impl Chain {
     pub fn load(runtime: &Runtime, label: &str, config: &ConfigFile) -> Result<Arc<Self>, Error> {
         let mut filters = Vec::with_capacity(config.filters.len());
         for spec in &config.filters {
-            let plugin = load_filter(runtime, config, spec)
+            let plugin = load_filter(runtime, label, config, spec)
                 .map_err(|error| Error::Start(format!("{}: filter '{}': {error}", spec.source, spec.name)))?;
             let exported = plugin.pool.spec.module.exported();
             let has = match (exported.request_body, exported.response_body) {
@@ -148,7 +147,7 @@ impl Chain {
         }
         // Last: what only tries a configuration out, and refuses it, has started nothing.
         let service = |spec: &FilterSpec| {
-            load_service(runtime, config, spec)
+            load_service(runtime, label, config, spec)
                 .map_err(|error| Error::Start(format!("{}: service '{}': {error}", spec.source, spec.name)))
         };
         let services = config.services.iter().filter_map(|spec| service(spec).transpose()).collect::<Result<_, _>>()?;
@@ -233,14 +232,19 @@ fn needs(filters: &[Filter]) -> Result<Needs, Error> {
     Ok(needs)
 }
 
-fn load_filter(runtime: &Runtime, config: &ConfigFile, spec: &FilterSpec) -> Result<Arc<Plugin>, Error> {
-    let (vm, plugin) = prepare(runtime, config, spec)?;
+fn load_filter(runtime: &Runtime, label: &str, config: &ConfigFile, spec: &FilterSpec) -> Result<Arc<Plugin>, Error> {
+    let (vm, plugin) = prepare(runtime, label, config, spec)?;
     runtime.pool(vm).plugin(plugin).map_err(|error| in_module(spec, &error))
 }
 
 /// Starts a service, or finds the one that runs. Without the means to reach anybody, it is only tried out.
-fn load_service(runtime: &Runtime, config: &ConfigFile, spec: &FilterSpec) -> Result<Option<Arc<Service>>, Error> {
-    let (vm, plugin) = prepare(runtime, config, spec)?;
+fn load_service(
+    runtime: &Runtime,
+    label: &str,
+    config: &ConfigFile,
+    spec: &FilterSpec,
+) -> Result<Option<Arc<Service>>, Error> {
+    let (vm, plugin) = prepare(runtime, label, config, spec)?;
     if runtime.0.offline {
         return runtime.pool(vm).plugin(plugin).map(|_| None).map_err(|error| in_module(spec, &error));
     }
@@ -255,7 +259,12 @@ fn in_module(spec: &FilterSpec, error: &Error) -> Error {
 }
 
 /// What the VM and the plugin context of a filter are made from.
-fn prepare(runtime: &Runtime, config: &ConfigFile, spec: &FilterSpec) -> Result<(VmSpec, PluginSpec), Error> {
+fn prepare(
+    runtime: &Runtime,
+    label: &str,
+    config: &ConfigFile,
+    spec: &FilterSpec,
+) -> Result<(VmSpec, PluginSpec), Error> {
     let path = spec.module.display();
     let bytes =
         std::fs::read(&spec.module).map_err(|error| Error::Module(format!("module {path} cannot be read: {error}")))?;
@@ -270,12 +279,12 @@ fn prepare(runtime: &Runtime, config: &ConfigFile, spec: &FilterSpec) -> Result<
         limits: spec.limits,
         capabilities: spec.allowed_capabilities.clone(),
     };
-    let upstreams = Upstreams::new(runtime.0.callouts.clone(), &config.clusters, &spec.callout_hosts)?;
+    let upstreams = runtime.upstreams(&config.clusters, &spec.callout_hosts)?;
     let plugin = PluginSpec {
         name: spec.name.clone(),
         root_id: spec.root_id.clone(),
         configuration: Arc::clone(&spec.configuration),
-        upstreams: Arc::new(upstreams),
+        upstreams,
     };
-    Ok((VmSpec::new(module, settings), plugin))
+    Ok((VmSpec::new(module, settings, spec.isolation, label), plugin))
 }

@@ -46,7 +46,7 @@ pub use body::{BodyBuffer, Bytes, Side};
 pub use capabilities::Capabilities;
 pub use cell::StreamCell;
 pub use chain::{Chain, Filter, Needs};
-pub use config::{At, Body, FailurePolicy, RequestBody};
+pub use config::{At, Body, FailurePolicy, Isolation, RequestBody};
 pub use counters::Counters;
 pub use error::{Error, Trap, TrapKind};
 pub use host::{LocalResponse, PseudoHeader, StreamHost, Waker};

@@ -1,6 +1,6 @@
 //! The process: one wasmtime engine, its clock, and what is shared by all rules and threads.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -11,16 +11,18 @@ use parking_lot::{Mutex, RwLock};
 use wasmtime::{Config, Engine, OptLevel, Strategy};
 
 use crate::capabilities::Capabilities;
+use crate::config::{ClusterSettings, HostPattern, Isolation};
 use crate::counters::Counters;
 use crate::error::Error;
 use crate::limits::EPOCH;
 use crate::module::{Digest, Linkers, Module};
 use crate::observe::{Clock, FilterStats, Registry};
-use crate::pool::Pool;
+use crate::pool::{Pool, SingleVms};
 use crate::service::Services;
 use crate::shared::{Published, Shared};
 use crate::spec::{VmKey, VmSpec};
 use crate::station::{Errand, Station};
+use crate::upstreams::{Upstreams, UpstreamsTable};
 
 /// What a host decides when it makes a [`Runtime`].
 #[derive(Debug, Clone)]
@@ -69,6 +71,8 @@ pub(crate) struct RuntimeInner {
     max_vms: usize,
     /// Slots of all pools that live: what VMs there may be.
     slots_taken: AtomicUsize,
+    /// Besides those, the VMs of transactions.
+    pub(crate) single_vms: SingleVms,
     modules: Mutex<HashMap<Digest, Weak<Module>>>,
     pools: Mutex<HashMap<VmKey, Weak<Pool>>>,
     /// What pools that are gone had counted.
@@ -78,6 +82,7 @@ pub(crate) struct RuntimeInner {
     caller: Arc<RwLock<Option<Caller>>>,
     /// Sends filters' calls to others.
     pub(crate) callouts: Callouts,
+    upstreams: UpstreamsTable,
     /// Pools of services, which have no key.
     service_pools: Mutex<Vec<Weak<Pool>>>,
     pub(crate) services: Services,
@@ -161,12 +166,14 @@ impl Runtime {
             calls: Arc::default(),
             max_vms: options.max_vms.max(1),
             slots_taken: AtomicUsize::new(0),
+            single_vms: SingleVms::default(),
             modules: Mutex::default(),
             pools: Mutex::default(),
             retired: Mutex::default(),
             stations: (0..slots).map(station).collect(),
             caller,
             callouts,
+            upstreams: UpstreamsTable::default(),
             service_pools: Mutex::default(),
             services: Services::default(),
             rebuilder,
@@ -225,8 +232,11 @@ impl Runtime {
         pools.retain(|_, pool| pool.strong_count() > 0);
         let key = spec.key;
         let stations = &self.0.stations;
-        let stations = stations[..self.take_slots().min(stations.len())].into();
-        let pool = Pool::new(self.clone(), spec, stations, false);
+        // The VMs of transactions are counted one by one.
+        let single = spec.isolation == Isolation::Transaction;
+        let reserved = if single { 0 } else { self.take_slots() };
+        let count = if single { stations.len() } else { reserved.min(stations.len()) };
+        let pool = Pool::new(self.clone(), spec, stations[..count].into(), reserved, false);
         pools.insert(key, Arc::downgrade(&pool));
         pool
     }
@@ -234,7 +244,7 @@ impl Runtime {
     /// A pool of its own for a service, whose one VM is served by the thread of `station`.
     pub(crate) fn service_pool(&self, spec: VmSpec, station: &Arc<Station>) -> Arc<Pool> {
         self.0.slots_taken.fetch_add(1, Ordering::Relaxed);
-        let pool = Pool::new(self.clone(), spec, [Arc::clone(station)].into(), true);
+        let pool = Pool::new(self.clone(), spec, [Arc::clone(station)].into(), 1, true);
         let mut pools = self.0.service_pools.lock();
         pools.retain(|pool| pool.strong_count() > 0);
         pools.push(Arc::downgrade(&pool));
@@ -258,6 +268,31 @@ impl Runtime {
             );
         }
         granted
+    }
+
+    /// How many VMs transactions may have of their own: what others leave, up to a half and down to an eighth of all, so
+    /// that neither kind can keep the other from working.
+    pub(crate) fn most_single_vms(&self) -> usize {
+        let inner = &self.0;
+        let left = inner.max_vms.saturating_sub(inner.slots_taken.load(Ordering::Relaxed));
+        left.clamp((inner.max_vms / 8).max(1), (inner.max_vms / 2).max(1))
+    }
+
+    /// With so many of them none is built ahead.
+    pub(crate) fn most_stocked_vms(&self) -> usize {
+        self.most_single_vms() / 2
+    }
+
+    /// Whom a filter may call, shared with all others that may call the same.
+    ///
+    /// # Errors
+    /// As [`Upstreams::new`].
+    pub(crate) fn upstreams(
+        &self,
+        clusters: &BTreeMap<String, ClusterSettings>,
+        hosts: &[HostPattern],
+    ) -> Result<Arc<Upstreams>, Error> {
+        Ok(self.0.upstreams.share(Upstreams::new(self.0.callouts.clone(), clusters, hosts)?))
     }
 
     /// The slots of a pool that is gone.
@@ -363,10 +398,11 @@ fn rebuild(jobs: &Receiver<(Weak<Pool>, usize)>) {
         due.extend(later.extract_if(.., |(at, ..)| *at <= now).map(|(_, pool, slot)| (pool, slot)));
         for (pool, slot) in due {
             let again = pool.upgrade().and_then(|strong| strong.revive(slot));
+            let Some(at) = again else { continue };
             // One that was lost twice is there once.
-            let known = later.iter().any(|(_, other, place)| other.ptr_eq(&pool) && *place == slot);
-            if let Some(at) = again.filter(|_| !known) {
-                later.push((at, pool, slot));
+            match later.iter_mut().find(|(_, other, place)| other.ptr_eq(&pool) && *place == slot) {
+                Some(known) => known.0 = known.0.min(at),
+                None => later.push((at, pool, slot)),
             }
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::config::Isolation;
 use crate::module::Module;
 use crate::settings::VmSettings;
 
@@ -24,10 +25,12 @@ pub(crate) struct VmSpec {
     pub(crate) key: VmKey,
     pub(crate) module: Arc<Module>,
     pub(crate) settings: Arc<VmSettings>,
+    pub(crate) isolation: Isolation,
 }
 
 impl VmSpec {
-    pub(crate) fn new(module: Arc<Module>, settings: VmSettings) -> Self {
+    /// `rule` is the label of the filter's rule.
+    pub(crate) fn new(module: Arc<Module>, settings: VmSettings, isolation: Isolation, rule: &str) -> Self {
         let mut hash = Sha256::new();
         let mut part = |bytes: &[u8]| {
             // Lengths first, so that no two lists of parts hash alike.
@@ -43,7 +46,13 @@ impl VmSpec {
         }
         part(format!("{:?}", settings.limits).as_bytes());
         part(format!("{:?}", settings.capabilities).as_bytes());
+        match isolation {
+            Isolation::Shared => {}
+            Isolation::Rule => part(rule.as_bytes()),
+            // Never equal to a rule's label, which says from where to where.
+            Isolation::Transaction => part(b"transaction"),
+        }
         let key = VmKey(hash.finalize().into());
-        VmSpec { key, module, settings: Arc::new(settings) }
+        VmSpec { key, module, settings: Arc::new(settings), isolation }
     }
 }

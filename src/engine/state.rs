@@ -1,9 +1,9 @@
 //! The data of one VM's store: what hostcalls find.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wasmtime::{Memory, TypedFunc};
 
@@ -107,6 +107,8 @@ pub(crate) struct VmState {
     pub(crate) effects: Effects,
     /// Every context that is alive.
     pub(crate) contexts: Contexts,
+    /// The plugin contexts that tick, the one that is due first before the others.
+    ticking: BTreeSet<(Instant, u32)>,
     /// Streams, other than the one entered for, that have effects waiting.
     pub(crate) woken: Vec<Arc<StreamCell>>,
     /// A root context's tick period changed during this entry.
@@ -157,6 +159,7 @@ impl VmState {
             host_of: 0,
             effects: Effects::default(),
             contexts: Contexts::default(),
+            ticking: BTreeSet::new(),
             woken: Vec::new(),
             timers_changed: false,
             reached_out: false,
@@ -230,13 +233,18 @@ impl VmState {
         }
     }
 
-    /// Counts a rebuild for every plugin context.
-    pub(crate) fn count_rebuilt(&self) {
-        for context in self.contexts.values() {
-            if let Context::Root(root) = context {
-                root.stats.rebuilt();
-            }
+    /// Sets when a plugin context ticks next.
+    pub(crate) fn set_tick(&mut self, id: u32, due: Option<Instant>) {
+        let Some(Context::Root(root)) = self.contexts.get_mut(&id) else { return };
+        if let Some(before) = std::mem::replace(&mut root.tick_due, due) {
+            self.ticking.remove(&(before, id));
         }
+        self.ticking.extend(due.map(|due| (due, id)));
+    }
+
+    /// When the next tick is due, and of which plugin context.
+    pub(crate) fn next_tick(&self) -> Option<(Instant, u32)> {
+        self.ticking.first().copied()
     }
 
     /// Makes `id` the context that hostcalls act on, and fetches its host.

@@ -1,8 +1,8 @@
 //! Whom a filter may call: the clusters of its configuration, and addresses that its allow-list permits.
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::sync::{Arc, Weak};
 
 use callout::{Callouts, Cluster, ClusterSettings, Endpoint, Tls};
 use parking_lot::Mutex;
@@ -21,6 +21,41 @@ pub(crate) struct Upstreams {
     hosts: Vec<HostPattern>,
     /// Addresses that were called.
     addresses: Mutex<HashMap<(String, bool), Arc<Cluster>>>,
+}
+
+/// The [`Upstreams`] that there are: most filters may call nobody, or all of them the same.
+#[derive(Default)]
+pub(crate) struct UpstreamsTable(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    hasher: RandomState,
+    /// By hash. Weakly: clusters that nobody names any more are to end.
+    all: HashMap<u64, Vec<Weak<Upstreams>>>,
+    /// With so many it is time to forget those that are gone.
+    next_look: usize,
+}
+
+impl UpstreamsTable {
+    /// The equal one that is there, or this one.
+    pub(crate) fn share(&self, upstreams: Upstreams) -> Arc<Upstreams> {
+        let known = &mut *self.0.lock();
+        let hash = known.hasher.hash_one(&upstreams);
+        let alike = known.all.get(&hash).into_iter().flatten();
+        if let Some(same) = alike.filter_map(Weak::upgrade).find(|known| **known == upstreams) {
+            return same;
+        }
+        if known.all.len() >= known.next_look {
+            known.all.retain(|_, alike| {
+                alike.retain(|upstreams| upstreams.strong_count() > 0);
+                !alike.is_empty()
+            });
+            known.next_look = (known.all.len() * 2).max(64);
+        }
+        let upstreams = Arc::new(upstreams);
+        known.all.entry(hash).or_default().push(Arc::downgrade(&upstreams));
+        upstreams
+    }
 }
 
 impl std::fmt::Debug for Upstreams {

@@ -9,6 +9,7 @@ mod news;
 mod ticks;
 mod trap;
 
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -19,6 +20,7 @@ use wasmtime::{Engine, Instance, Store, StoreLimitsBuilder, UpdateDeadline};
 use crate::abi::{Action, BodyAction, Callback, MapType};
 use crate::body::Side;
 use crate::cell::{Effects, StreamCell};
+use crate::config::Isolation;
 use crate::error::{Error, TrapKind};
 use crate::host::StreamHost;
 use crate::limits::FIRST_LOOK;
@@ -103,7 +105,8 @@ impl Vm {
             instance.get_memory(&mut store, "memory").ok_or_else(|| Error::Module("exports no memory".to_owned()))?;
         store.data_mut().memory = Some(memory);
         let callbacks = Callbacks::of(&instance, &mut store, spec.module.abi())?;
-        store.data_mut().takes_queues = callbacks.queue_ready.is_some();
+        // A VM of one transaction is gone before anybody fills a queue.
+        store.data_mut().takes_queues = callbacks.queue_ready.is_some() && spec.isolation != Isolation::Transaction;
         // The specification's name first; `malloc` alone is what older C++ modules have.
         let alloc = match optional::<u32, u32>(&instance, &mut store, "proxy_on_memory_allocate")? {
             Some(alloc) => Some(alloc),
@@ -277,6 +280,7 @@ impl Vm {
     /// A plugin context is no more: with it go its timers, its calls and its part in queues.
     fn forget_root(&mut self, id: u32) {
         let state = self.store.data_mut();
+        state.set_tick(id, None);
         state.contexts.remove(&id);
         state.calls.cancel_all(id);
     }
@@ -450,6 +454,14 @@ impl Vm {
         let timers_changed = std::mem::take(&mut state.timers_changed);
         let asynchronous = std::mem::take(&mut state.reached_out) || timers_changed;
         Aftermath { woken: std::mem::take(&mut state.woken), timers_changed, asynchronous }
+    }
+
+    /// The plugin contexts that do something without a transaction: that tick, take items of queues, or wait for answers.
+    pub(crate) fn busy_roots(&self) -> HashSet<u32> {
+        let state = self.store.data();
+        let busy = |context: &Context| matches!(context, Context::Root(root) if root.tick_due.is_some() || !root.queues.is_empty());
+        let busy = state.contexts.iter().filter(|(_, context)| busy(context)).map(|(&id, _)| id);
+        busy.chain(state.calls.roots()).collect()
     }
 
     /// The cells of every live stream, and how many plugin contexts there are: for a VM that is going.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::HostPattern;
 use super::limits::RawLimits;
+use super::{HostPattern, Isolation};
 use crate::body::Side;
 use crate::capabilities::Capabilities;
 use crate::limits::Limits;
@@ -129,6 +129,8 @@ pub struct FilterSpec {
     pub request_body: RequestBody,
     /// Ceilings.
     pub limits: Limits,
+    /// With whom it shares VMs.
+    pub isolation: Isolation,
     /// What the module may call and be called for; `None` is everything.
     pub allowed_capabilities: Option<Capabilities>,
     /// Addresses outside of clusters that it may call.
@@ -162,6 +164,8 @@ pub(super) struct RawFilter {
     request_body: RequestBody,
     #[serde(default)]
     limits: RawLimits,
+    #[serde(default)]
+    isolation: Isolation,
     #[serde(default, deserialize_with = "present")]
     allowed_capabilities: Option<Capabilities>,
     #[serde(default)]
@@ -197,6 +201,7 @@ impl RawFilter {
             at: self.at,
             request_body: self.request_body,
             limits,
+            isolation: self.isolation,
             allowed_capabilities: self.allowed_capabilities,
             callout_hosts: self.callout_hosts,
             source: file.display().to_string(),

@@ -6,6 +6,7 @@
 mod clusters;
 pub mod error;
 mod filter;
+mod isolation;
 mod limits;
 mod metrics;
 mod namespaces;
@@ -21,6 +22,7 @@ pub use callout::{ClusterSettings, Protocol};
 pub use clusters::HostPattern;
 pub use error::ConfigError;
 pub use filter::{At, Body, FailurePolicy, FilterSpec, RequestBody};
+pub use isolation::Isolation;
 pub use metrics::Metrics;
 pub use namespaces::Namespace;
 
@@ -140,6 +142,12 @@ pub fn parse(file: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
     let services = list("services", raw.services)?;
     if let Some(service) = services.iter().find(|service| service.request_body != RequestBody::default()) {
         return Err(fail(format!("service '{}': a service has no transactions, so no 'request_body'", service.name)));
+    }
+    if let Some(service) = services.iter().find(|service| service.isolation != Isolation::default()) {
+        return Err(fail(format!(
+            "service '{}': a service has a VM of its own in any case, so no 'isolation'",
+            service.name
+        )));
     }
     Ok(ConfigFile {
         filters: list("filters", filters)?,

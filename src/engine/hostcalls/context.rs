@@ -24,9 +24,11 @@ pub(super) fn set_effective_context(guest: &mut Guest<'_>, id: i32) -> Result<()
 
 pub(super) fn set_tick_period_milliseconds(guest: &mut Guest<'_>, period: i32) -> Result<(), Error> {
     let state = guest.data_mut();
-    let root = state.root_mut().ok_or_else(|| Error::BadArgument("no plugin context"))?;
-    root.tick_period = Duration::from_millis(u64::from(period.cast_unsigned()));
-    root.tick_due = (!root.tick_period.is_zero()).then(|| Instant::now() + root.tick_period);
+    let id = state.root_id();
+    let (Some(id), Some(root)) = (id, state.root_mut()) else { return Err(Error::BadArgument("no plugin context")) };
+    let period = Duration::from_millis(u64::from(period.cast_unsigned()));
+    root.tick_period = period;
+    state.set_tick(id, (!period.is_zero()).then(|| Instant::now() + period));
     state.timers_changed = true;
     Ok(())
 }

@@ -1,11 +1,13 @@
 //! What is counted of one filter of one rule.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
+use hashbrown::HashTable;
 use parking_lot::Mutex;
 
 use super::latency::Latency;
@@ -93,8 +95,18 @@ pub struct FilterStats {
     rule: Box<str>,
     filter: Box<str>,
     process: Arc<Process>,
+    slot_count: usize,
     /// By slot, made when first used: most rules see little traffic, and few see some on every thread.
-    slots: Box<[OnceLock<Box<CachePadded<FilterSlot>>>]>,
+    slots: OnceLock<Box<[LazySlot]>>,
+    /// Made when first used, for the same reason.
+    rare: OnceLock<Box<Rare>>,
+}
+
+type LazySlot = OnceLock<Box<CachePadded<FilterSlot>>>;
+
+/// What most filters of ten thousand rules never need.
+#[derive(Default)]
+struct Rare {
     /// For threads beyond the number of slots.
     elsewhere: FilterSlot,
     /// By callback. Shared by all threads, since only so many callbacks are measured in any while.
@@ -120,14 +132,9 @@ impl FilterStats {
             rule: rule.into(),
             filter: filter.into(),
             process,
-            slots: (0..slots).map(|_| OnceLock::new()).collect(),
-            elsewhere: FilterSlot::default(),
-            callbacks: std::array::from_fn(|_| OnceLock::new()),
-            traps: Mutex::default(),
-            rebuilds: AtomicU64::new(0),
-            failures: Default::default(),
-            callouts: Default::default(),
-            callout_times: OnceLock::new(),
+            slot_count: slots,
+            slots: OnceLock::new(),
+            rare: OnceLock::new(),
         }
     }
 
@@ -145,17 +152,22 @@ impl FilterStats {
 
     #[inline]
     fn slot(&self, slot: usize) -> &FilterSlot {
-        match self.slots.get(slot) {
+        let slots = self.slots.get_or_init(|| (0..self.slot_count).map(|_| OnceLock::new()).collect());
+        match slots.get(slot) {
             Some(slot) => slot.get_or_init(Box::default),
-            None => &self.elsewhere,
+            None => &self.rare().elsewhere,
         }
+    }
+
+    fn rare(&self) -> &Rare {
+        self.rare.get_or_init(Box::default)
     }
 
     /// A stream of this filter begins. To be called on the slot's own thread.
     #[inline]
     pub(crate) fn begin_stream(&self, slot: usize) {
         let streams = &self.slot(slot).streams;
-        if slot < self.slots.len() {
+        if slot < self.slot_count {
             // One writer: no locked instruction is needed.
             streams.store(streams.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         } else {
@@ -182,7 +194,7 @@ impl FilterStats {
     /// A callback of the filter took this long.
     #[cold]
     pub(crate) fn callback(&self, callback: Callback, time: Duration) {
-        if let Some(place) = self.callbacks.get(callback as usize) {
+        if let Some(place) = self.rare().callbacks.get(callback as usize) {
             place.get_or_init(|| Box::new((callback, Latency::default()))).1.record(time);
         }
     }
@@ -194,50 +206,53 @@ impl FilterStats {
             Error::Trap(trap) => trap.kind.as_str(),
             _ => "refused",
         };
-        *self.traps.lock().entry(reason).or_default() += 1;
+        *self.rare().traps.lock().entry(reason).or_default() += 1;
     }
 
     /// The filter's plugin context was made anew, in a VM that replaces one that was lost.
     pub(crate) fn rebuilt(&self) {
-        self.rebuilds.fetch_add(1, Ordering::Relaxed);
+        self.rare().rebuilds.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The filter failed a transaction, and this policy decides.
     #[cold]
     pub(crate) fn failure(&self, policy: FailurePolicy) {
-        self.failures[policy as usize].fetch_add(1, Ordering::Relaxed);
+        self.rare().failures[policy as usize].fetch_add(1, Ordering::Relaxed);
         self.process.failures.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A callout of this filter ended, so long after it began. Any thread.
     pub fn callout(&self, outcome: CalloutOutcome, time: Duration) {
-        self.callouts[outcome as usize].fetch_add(1, Ordering::Relaxed);
+        self.rare().callouts[outcome as usize].fetch_add(1, Ordering::Relaxed);
         self.process.callouts[outcome as usize].fetch_add(1, Ordering::Relaxed);
-        self.callout_times.get_or_init(Box::default).record(time);
+        self.rare().callout_times.get_or_init(Box::default).record(time);
     }
 
     /// What was counted up to now.
     pub(super) fn read(&self) -> FilterNumbers {
         let mut numbers = FilterNumbers::default();
-        let slots = self.slots.iter().filter_map(|slot| slot.get().map(|slot| &***slot));
-        for slot in slots.chain([&self.elsewhere]) {
+        let slots = self.slots.get().into_iter().flatten();
+        let slots = slots.filter_map(|slot| slot.get().map(|slot| &***slot));
+        for slot in slots.chain(self.rare.get().map(|rare| &rare.elsewhere)) {
             numbers.streams += slot.streams.load(Ordering::Relaxed);
             numbers.pauses += slot.pauses.load(Ordering::Relaxed);
             numbers.paused_nanos += slot.paused_nanos.load(Ordering::Relaxed);
             numbers.local_responses += slot.local_responses.load(Ordering::Relaxed);
         }
-        numbers.rebuilds = self.rebuilds.load(Ordering::Relaxed);
+        numbers.failures = [("closed", 0), ("open", 0)];
+        let Some(rare) = self.rare.get() else { return numbers };
+        numbers.rebuilds = rare.rebuilds.load(Ordering::Relaxed);
         numbers.failures = [("closed", FailurePolicy::Closed), ("open", FailurePolicy::Open)]
-            .map(|(name, policy)| (name, self.failures[policy as usize].load(Ordering::Relaxed)));
-        numbers.traps = self.traps.lock().iter().map(|(&reason, &count)| (reason, count)).collect();
+            .map(|(name, policy)| (name, rare.failures[policy as usize].load(Ordering::Relaxed)));
+        numbers.traps = rare.traps.lock().iter().map(|(&reason, &count)| (reason, count)).collect();
         let outcomes = CalloutOutcome::ALL.into_iter();
         numbers.callouts = outcomes
-            .map(|outcome| (outcome.as_str(), self.callouts[outcome as usize].load(Ordering::Relaxed)))
+            .map(|outcome| (outcome.as_str(), rare.callouts[outcome as usize].load(Ordering::Relaxed)))
             .filter(|&(_, count)| count > 0)
             .collect();
-        let measured = self.callbacks.iter().filter_map(OnceLock::get);
+        let measured = rare.callbacks.iter().filter_map(OnceLock::get);
         numbers.callbacks = measured.map(|entry| (entry.0.as_str(), entry.1.read())).collect();
-        numbers.callout_times = self.callout_times.get().map(|times| times.read());
+        numbers.callout_times = rare.callout_times.get().map(|times| times.read());
         numbers
     }
 }
@@ -257,37 +272,37 @@ pub(super) struct FilterNumbers {
     pub(super) callout_times: Option<super::Buckets>,
 }
 
-/// Rule and filter.
-type Key = (Box<str>, Box<str>);
-
 /// Every [`FilterStats`] of the runtime.
 #[derive(Debug)]
 pub(crate) struct Registry {
     slots: usize,
-    filters: Mutex<HashMap<Key, Arc<FilterStats>>>,
+    hasher: RandomState,
+    /// By rule and filter, whose names the entries themselves have.
+    filters: Mutex<HashTable<Arc<FilterStats>>>,
     pub(super) process: Arc<Process>,
 }
 
 impl Registry {
     pub(crate) fn new(slots: usize) -> Self {
-        Registry { slots, filters: Mutex::default(), process: Arc::default() }
+        Registry { slots, hasher: RandomState::new(), filters: Mutex::default(), process: Arc::default() }
     }
 
     /// The statistics of this filter of this rule: those that it had before, if it was ever loaded.
     pub(crate) fn stats(&self, rule: &str, filter: &str) -> Arc<FilterStats> {
         let mut filters = self.filters.lock();
-        let key = (rule.into(), filter.into());
-        if let Some(known) = filters.get(&key) {
+        let hash = |stats: &Arc<FilterStats>| self.hasher.hash_one((&*stats.rule, &*stats.filter));
+        let own = self.hasher.hash_one((rule, filter));
+        if let Some(known) = filters.find(own, |stats| *stats.rule == *rule && *stats.filter == *filter) {
             return Arc::clone(known);
         }
         if filters.len() >= MAX_IDLE
             && filters.len().is_multiple_of(LOOK)
-            && filters.values().filter(|stats| Arc::strong_count(stats) == 1).count() >= MAX_IDLE
+            && filters.iter().filter(|stats| Arc::strong_count(stats) == 1).count() >= MAX_IDLE
         {
-            filters.retain(|_, stats| Arc::strong_count(stats) > 1);
+            filters.retain(|stats| Arc::strong_count(stats) > 1);
         }
         let stats = Arc::new(FilterStats::new(rule, filter, self.slots, Arc::clone(&self.process)));
-        filters.insert(key, Arc::clone(&stats));
+        filters.insert_unique(own, Arc::clone(&stats), hash);
         stats
     }
 
@@ -298,7 +313,7 @@ impl Registry {
 
     /// All of them, by rule and filter.
     pub(super) fn all(&self) -> Vec<Arc<FilterStats>> {
-        let mut all: Vec<_> = self.filters.lock().values().map(Arc::clone).collect();
+        let mut all: Vec<_> = self.filters.lock().iter().map(Arc::clone).collect();
         all.sort_unstable_by(|a, b| (&a.rule, &a.filter).cmp(&(&b.rule, &b.filter)));
         all
     }

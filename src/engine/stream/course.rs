@@ -222,7 +222,13 @@ impl Course {
     fn first_contact(&mut self, at: usize, filter: &Filter, host: &mut Host) -> Result<(Action, Effects), Error> {
         let mut entry = filter.plugin.pool.lock(self.slot);
         let slot = entry.slot;
-        let (vm, generation, root) = entry.vm_for(&filter.plugin)?;
+        let (vm, generation, root) = match entry.vm_for(&filter.plugin) {
+            Ok(found) => found,
+            Err(error) => {
+                entry.leave();
+                return Err(error);
+            }
+        };
         let headers = filter.exported().request_headers;
         let end_of_stream = self.end_of_stream[Side::Request as usize];
         let context = vm.reserve();
@@ -399,7 +405,7 @@ impl Course {
             vm.meter.report(&filter.stats);
             slot.counters.streams_deleted.add(1);
             match result {
-                Ok(()) => entry.leave(),
+                Ok(()) => entry.leave_ended(),
                 Err(error) => {
                     super::policy::report(chain, at, &error, "the transaction is over");
                     entry.poison(&error, Some(&filter.stats));

@@ -13,11 +13,8 @@ impl Vm {
     /// # Errors
     /// [`Error::Trap`].
     pub(crate) fn run_tick(&mut self, now: Instant) -> Result<Option<Instant>, Error> {
-        let roots = self.store.data().contexts.iter().filter_map(|(&id, context)| match context {
-            Context::Root(root) => root.tick_due.filter(|due| *due <= now).map(|due| (due, id)),
-            Context::Stream { .. } => None,
-        });
-        let Some((due, id)) = roots.min() else { return Ok(self.next_tick()) };
+        let next = self.store.data().next_tick();
+        let Some((due, id)) = next.filter(|(due, _)| *due <= now) else { return Ok(self.next_tick()) };
         let budget = self.callback_time;
         let result = self.call(Callback::Tick, id, budget, |callbacks, store| {
             callbacks.tick.as_ref().map_or(Ok(()), |tick| tick.call(store, id))
@@ -26,24 +23,20 @@ impl Vm {
         // The tick may have acted for a stream, whose host it then holds.
         self.store.data_mut().return_host();
         result?;
-        if let Some(Context::Root(root)) = self.store.data_mut().contexts.get_mut(&id)
+        let state = self.store.data_mut();
+        if let Some(Context::Root(root)) = state.contexts.get(&id)
             // Unless the tick itself has set another period.
             && root.tick_due == Some(due)
         {
-            root.tick_due = Some(next_tick(due, root.tick_period, end, end.duration_since(now)));
+            let next = next_tick(due, root.tick_period, end, end.duration_since(now));
+            state.set_tick(id, Some(next));
         }
         Ok(self.next_tick())
     }
 
     /// When the next tick is due.
     pub(crate) fn next_tick(&self) -> Option<Instant> {
-        let contexts = self.store.data().contexts.values();
-        contexts
-            .filter_map(|context| match context {
-                Context::Root(root) => root.tick_due,
-                Context::Stream { .. } => None,
-            })
-            .min()
+        self.store.data().next_tick().map(|(due, _)| due)
     }
 }
 

