@@ -59,6 +59,9 @@ pub(crate) struct Slot {
 struct Plugins {
     /// By index; `None` is free.
     specs: Vec<Option<Arc<PluginSpec>>>,
+    /// Indices of plugins that are gone, and whose contexts are not yet out of every VM: the next plugin, which may be
+    /// added meanwhile on another thread, must not take them for its own.
+    leaving: Vec<usize>,
     by_spec: HashMap<Arc<PluginSpec>, Weak<Plugin>>,
 }
 
@@ -170,7 +173,8 @@ impl Pool {
         }
         let index = {
             let mut plugins = self.plugins.lock();
-            let index = plugins.specs.iter().position(Option::is_none).unwrap_or(plugins.specs.len());
+            let free = |index: &usize| plugins.specs[*index].is_none() && !plugins.leaving.contains(index);
+            let index = (0..plugins.specs.len()).find(free).unwrap_or(plugins.specs.len());
             if index == plugins.specs.len() {
                 plugins.specs.push(None);
             }
@@ -227,6 +231,7 @@ impl Pool {
     fn remove_plugin(self: &Arc<Self>, index: usize) {
         {
             let mut plugins = self.plugins.lock();
+            plugins.leaving.push(index);
             if let Some(spec) = plugins.specs[index].take()
                 && plugins.by_spec.get(&spec).is_some_and(|plugin| plugin.strong_count() == 0)
             {
@@ -236,6 +241,7 @@ impl Pool {
         for slot in 0..self.slots.len() {
             self.lock(slot).remove_root(index);
         }
+        self.plugins.lock().leaving.retain(|leaving| *leaving != index);
     }
 
     /// Enters a slot.
