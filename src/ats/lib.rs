@@ -19,6 +19,7 @@
 //! | [`cont`], [`schedule`], [`bell`], [`event`], [`thread`] | continuations, timers, calls from other threads, event numbers, threads |
 //! | [`log`](mod@log), [`stats`], [`mgmt`], [`alloc`] | diagnostics, counters, records, memory that ATS will free |
 //! | [`global`] | pointers by which copies of the plugin find each other |
+//! | [`lifecycle`] | messages of the operator's |
 //!
 //! **Threads.** ATS calls a plugin on its event threads, and a transaction keeps its thread. Everything here may be
 //! called on those threads alone, except what says otherwise; the transaction types are therefore not `Send`. The
@@ -44,6 +45,7 @@ pub mod headers;
 pub mod hook;
 pub mod http;
 pub mod iobuf;
+pub mod lifecycle;
 pub mod log;
 pub mod messages;
 pub mod mgmt;

@@ -21,6 +21,7 @@ mod chain;
 pub mod config;
 mod counters;
 mod error;
+pub mod files;
 mod host;
 mod hostcalls;
 pub mod inspect;

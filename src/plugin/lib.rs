@@ -15,6 +15,8 @@ mod metrics_endpoint;
 mod overlay;
 mod process;
 mod properties;
+mod registry;
+mod reload;
 mod reply;
 mod request_body;
 mod rule;
@@ -24,9 +26,11 @@ mod threads;
 mod transaction;
 mod transforms;
 mod wait;
+mod watch;
 
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use ats::guard;
 use ats::handle::TxnHandle;
@@ -89,10 +93,11 @@ pub unsafe extern "C" fn TSRemapNewInstance(
     guard!("TSRemapNewInstance", on_panic = TS_ERROR, {
         // SAFETY: ATS passes `argc` C strings, which stay as they are during this call.
         let args = unsafe { InstanceArgs::from_raw(argc, argv) };
-        match Rule::load(&args) {
+        fault::inject("TSRemapNewInstance");
+        match registry::make(&args) {
             Ok(rule) => {
                 // SAFETY: ATS passes the place where it keeps what belongs to the rule.
-                unsafe { *instance = Box::into_raw(rule).cast() };
+                unsafe { *instance = Arc::into_raw(rule).cast_mut().cast() };
                 TS_SUCCESS
             }
             Err(message) => {
@@ -118,7 +123,7 @@ pub unsafe extern "C" fn TSRemapDoRemap(
     rri: *mut TSRemapRequestInfo,
 ) -> TSRemapStatus {
     let answer = guard!("TSRemapDoRemap", on_panic = None, {
-        // SAFETY: the pointer is the Box that TSRemapNewInstance made; ATS deletes an instance only after the last
+        // SAFETY: the pointer is the reference that TSRemapNewInstance gave; ATS deletes an instance only after the last
         // transaction that uses it, so a shared borrow for this call holds.
         let rule = unsafe { &*instance.cast::<Rule>() };
         // SAFETY: these are the arguments of the DoRemap call that is going on, and there is no other view of them.
@@ -157,8 +162,9 @@ pub unsafe extern "C" fn TSRemapDeleteInstance(instance: *mut c_void) {
     guard!("TSRemapDeleteInstance", on_panic = (), {
         if !instance.is_null() {
             fault::inject("TSRemapDeleteInstance");
-            // SAFETY: made by Box::into_raw in TSRemapNewInstance, and deleted once.
-            drop(unsafe { Box::from_raw(instance.cast::<Rule>()) });
+            // SAFETY: made by Arc::into_raw in TSRemapNewInstance, and deleted once. Other threads have references of
+            // their own.
+            registry::delete(unsafe { Arc::from_raw(instance.cast::<Rule>().cast_const()) });
         }
     });
 }

@@ -13,7 +13,7 @@ use engine::shared::Published;
 use engine::{Options, Runtime};
 
 use crate::state::Transaction;
-use crate::{stats, threads};
+use crate::{registry, reload, stats, threads};
 
 /// The tag under which `proxy.config.diags.debug.tags` shows our debug lines.
 const TAG: DebugTag = DebugTag::new(c"wasm_remap");
@@ -123,6 +123,9 @@ pub(crate) fn start(published: impl Fn(NonNull<c_void>) -> Published) -> Result<
         }
         threads::start(slots)?;
         stats::start();
+        if let Err(error) = reload::listen() {
+            log::warn!("'traffic_ctl plugin msg wasm_remap' is not heard: {error}");
+        }
     }
     Ok(())
 }
@@ -163,13 +166,16 @@ fn event_threads() -> usize {
 pub(crate) fn before_reload() {
     crate::fault::inject("TSRemapPreConfigReload");
     log::debug!("configuration reload begins");
+    registry::begin_pass();
 }
 
 /// `TSRemapPostConfigReload`.
 pub(crate) fn after_reload(status: ats::sys::TSRemapReloadStatus) {
     crate::fault::inject("TSRemapPostConfigReload");
     let process = get();
-    if status != ats::sys::TSREMAP_CONFIG_RELOAD_FAILURE {
+    let taken = status != ats::sys::TSREMAP_CONFIG_RELOAD_FAILURE;
+    registry::end_pass(taken, status == ats::sys::TSREMAP_CONFIG_RELOAD_SUCCESS_PLUGIN_USED);
+    if taken {
         process.serving.store(true, Ordering::Relaxed);
     } else if process.serving.load(Ordering::Relaxed) {
         process.reloads_refused.fetch_add(1, Ordering::Relaxed);

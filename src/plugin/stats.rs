@@ -13,6 +13,7 @@ use engine::observe::{Defined, DefinedValue, Total};
 use parking_lot::Mutex;
 
 use crate::process;
+use crate::registry::COUNTS;
 
 /// How often the statistics are brought up to date.
 pub(crate) const PERIOD: Duration = Duration::from_secs(1);
@@ -49,10 +50,16 @@ pub(crate) fn totals() -> Vec<Total> {
         ("rules_created", "Rules loaded.", read(&process.rules_created)),
         ("rules_deleted", "Rules gone, after a reload and their last transaction.", read(&process.rules_deleted)),
         ("reloads_refused", "Reloads whose new rules were not taken.", read(&process.reloads_refused)),
+        ("reload_loaded", "Rules for which a reload loaded a chain.", read(&COUNTS.loaded)),
+        ("reload_unchanged", "Rules that a reload left as they were.", read(&COUNTS.unchanged)),
+        ("reload_failures", "Chains that could not be loaded.", read(&COUNTS.failures)),
         ("panics", "Panics of the plugin itself that its guards caught.", ats::guard::panic_count()),
     ];
     let mut totals: Vec<_> = own.into_iter().map(|(name, help, value)| Total::counter(name, help, value)).collect();
     totals.extend(process.runtime.totals());
+    totals.push(Total::gauge("reload_ms", "Our time in the last reload.", read(&COUNTS.milliseconds)));
+    totals.push(Total::gauge("rules_failing", "Rules whose files changed and do not load.", read(&COUNTS.failing)));
+    totals.push(Total::gauge("chains_retired", "Replaced chains that transactions use.", read(&COUNTS.retired)));
     totals.push(Total::gauge("stats_left_out", "Statistics that ATS has no room for.", read(&LEFT_OUT)));
     totals
 }

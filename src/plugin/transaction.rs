@@ -60,7 +60,7 @@ pub(crate) fn begin(rule: &Rule, request: &mut RemapRequest<'_>, handle: TxnHand
     let txn = request.txn();
     let unannounced = !has_body && request_body::may_come_unannounced(txn, &mut request.messages());
     let has_body = has_body || unannounced;
-    let mut stream = Stream::new(Arc::clone(chain), slot, Box::new(TxnHost::new(handle)));
+    let mut stream = Stream::new(Arc::clone(&chain), slot, Box::new(TxnHost::new(handle)));
     let verdict = stream.request_headers(!has_body);
     let remapped = stream.with_host(|host| host.request_line_changed()).unwrap_or(false);
     let paused = verdict == Verdict::Pause;

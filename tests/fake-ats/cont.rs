@@ -122,6 +122,11 @@ pub(crate) fn new_cont(function: TSEventFunc, mutex: TSMutex) -> TSCont {
     Box::into_raw(Box::new(Cont { function, mutex, data: ptr::null_mut(), destroyed: false, vconn: None })).cast()
 }
 
+/// Whether ATS would lock something to call it.
+pub(crate) fn has_mutex(cont: TSCont) -> bool {
+    !live(cont).mutex.is_null()
+}
+
 /// One of the plugin's, which it is to destroy.
 pub(crate) fn new_plugin_cont(function: TSEventFunc, mutex: TSMutex) -> TSCont {
     CONTS.set(CONTS.get() + 1);

@@ -10,6 +10,7 @@ mod isolation;
 mod limits;
 mod metrics;
 mod namespaces;
+mod reads;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -42,6 +43,8 @@ pub struct ConfigFile {
     pub namespaces: Vec<Namespace>,
     /// Where metrics are served; nowhere without.
     pub metrics: Vec<Metrics>,
+    /// The files that it is loaded from are watched, and what changes takes effect by itself.
+    pub watch: bool,
 }
 
 impl ConfigFile {
@@ -63,6 +66,7 @@ impl ConfigFile {
         self.services.extend(other.services);
         self.namespaces.extend(other.namespaces);
         self.metrics.extend(other.metrics);
+        self.watch |= other.watch;
         Ok(())
     }
 
@@ -91,6 +95,8 @@ struct RawFile {
     #[serde(default)]
     namespaces: Vec<namespaces::RawNamespace>,
     metrics: Option<metrics::RawMetrics>,
+    #[serde(default)]
+    watch: bool,
 }
 
 /// Reads one filter file.
@@ -155,6 +161,7 @@ pub fn parse(file: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
         clusters: clusters::resolve(raw.clusters, home).map_err(fail)?,
         namespaces: raw.namespaces.into_iter().enumerate().map(namespace).collect::<Result<_, _>>()?,
         metrics: raw.metrics.map(|metrics| metrics.resolve()).transpose().map_err(fail)?.into_iter().collect(),
+        watch: raw.watch,
     })
 }
 
