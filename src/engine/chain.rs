@@ -115,6 +115,7 @@ impl Chain {
     /// # Errors
     /// The first filter that cannot be loaded, named with its file, its name and what is wrong.
     pub fn load(runtime: &Runtime, label: &str, config: &ConfigFile) -> Result<Arc<Self>, Error> {
+        let _ahead = runtime.0.library.load_ahead(config);
         let mut filters = Vec::with_capacity(config.filters.len());
         for spec in &config.filters {
             let plugin = load_filter(runtime, label, config, spec)
@@ -255,7 +256,7 @@ fn load_service(
 }
 
 fn in_module(spec: &FilterSpec, error: &Error) -> Error {
-    Error::Start(format!("module {}: {error}", spec.module.display()))
+    Error::Start(format!("module {}: {error}", spec.code.source))
 }
 
 /// What the VM and the plugin context of a filter are made from.
@@ -265,13 +266,10 @@ fn prepare(
     config: &ConfigFile,
     spec: &FilterSpec,
 ) -> Result<(VmSpec, PluginSpec), Error> {
-    let path = spec.module.display();
-    let bytes =
-        std::fs::read(&spec.module).map_err(|error| Error::Module(format!("module {path} cannot be read: {error}")))?;
-    let module = runtime
-        .module(&bytes)
-        .and_then(|module| runtime.restricted(module, spec.allowed_capabilities.as_ref()))
-        .map_err(|error| Error::Module(format!("module {path}: {error}")))?;
+    let mut module = runtime.0.library.load(&spec.code, spec.limits.stack_bytes, config.code_cache.as_ref())?;
+    if let Some(capabilities) = &spec.allowed_capabilities {
+        module = module.restrict(capabilities).map_err(|error| in_module(spec, &error))?;
+    }
     let settings = VmSettings {
         vm_id: spec.vm_id.clone(),
         vm_configuration: Arc::clone(&spec.vm_configuration),

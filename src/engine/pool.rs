@@ -148,7 +148,7 @@ impl Pool {
             registry: Arc::clone(&inner.registry),
             gauge: Arc::clone(&self.gauge),
         };
-        let vm = Vm::build(&inner.engine, &inner.shared, &self.spec, home, Meter::new(observer))?;
+        let vm = Vm::build(&inner.shared, &self.spec, home, Meter::new(observer))?;
         Ok((vm, number))
     }
 

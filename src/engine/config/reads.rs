@@ -7,7 +7,7 @@ use super::ConfigFile;
 impl ConfigFile {
     /// The files that loading this reads: modules, and what clusters name. Each as often as it is named.
     pub fn reads(&self) -> impl Iterator<Item = &Path> {
-        let modules = self.filters.iter().chain(&self.services).map(|spec| spec.module.as_path());
+        let modules = self.filters.iter().chain(&self.services).filter_map(|spec| spec.code.source.path());
         let of_tls = self.clusters.values().filter_map(|cluster| cluster.tls.as_ref()).flat_map(|tls| {
             [&tls.ca_file, &tls.certificate_file, &tls.key_file].into_iter().filter_map(|file| file.as_deref())
         });
