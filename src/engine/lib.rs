@@ -24,12 +24,14 @@ mod error;
 mod host;
 mod hostcalls;
 pub mod inspect;
+pub mod journal;
 mod limits;
 mod memory;
 mod module;
 pub mod observe;
 mod pool;
 mod runtime;
+mod sections;
 mod service;
 mod settings;
 pub mod shared;
@@ -51,9 +53,9 @@ pub use counters::Counters;
 pub use error::{Error, Trap, TrapKind};
 pub use host::{LocalResponse, PseudoHeader, StreamHost, Waker};
 pub use hostcalls::{
-    FOREIGN_FUNCTIONS, ForeignFunction, GUEST_TARGET, HOSTCALLS, Hostcall, ParamType, Support, Survives,
-    assemblyscript_sdk, rust_sdk,
+    FOREIGN_FUNCTIONS, ForeignFunction, HOSTCALLS, Hostcall, ParamType, Support, Survives, assemblyscript_sdk, rust_sdk,
 };
+pub use journal::GUEST_TARGET;
 pub use limits::Limits;
 pub use module::{Digest, Exported, Module};
 pub use observe::{CalloutOutcome, FilterStats};

@@ -15,6 +15,7 @@ use crate::backoff::Backoff;
 use crate::cell::StreamCell;
 use crate::counters::{Counters, SlotCounters};
 use crate::error::{Error, TrapKind};
+use crate::journal::{self, Place, Thread};
 use crate::observe::{FilterStats, Meter, Observer, VmGauge};
 use crate::runtime::Runtime;
 use crate::settings::PluginSpec;
@@ -118,6 +119,7 @@ impl Pool {
         let home = reaches.map(|index| Home {
             address: Address { pool: Arc::downgrade(self), slot: index, vm: VMS.fetch_add(1, Ordering::Relaxed) },
             station: Arc::clone(&self.slots[index].station),
+            service: self.service,
             calls: Arc::clone(&self.runtime.0.calls),
         });
         let inner = &self.runtime.0;
@@ -258,7 +260,10 @@ impl Pool {
             return Some(at);
         }
         if let Err(error) = entry.ensure_vm() {
-            log::error!(target: "wasm_remap", "a VM of module {} could not be rebuilt: {error}", self.spec.module.digest());
+            let digest = self.spec.module.digest();
+            let what = format!("failure to rebuild a VM of module {digest}");
+            let text = format_args!("a VM of module {digest} could not be rebuilt: {error}");
+            self.report(slot, &what, "", &error, text);
         }
         let again = entry.guard.backoff.not_before();
         entry.leave();
@@ -286,11 +291,23 @@ impl Pool {
                 next
             }
             Err(error) => {
-                log::error!(target: "wasm_remap", "tick: {error}");
+                let name = entry.culprit();
+                self.report(slot, "failure of a tick", &name, &error, format_args!("filter '{name}': tick: {error}"));
                 entry.poison(&error, None);
                 // The rebuilt VM sets its timers when it is configured.
                 None
             }
+        }
+    }
+
+    /// Logs what failed outside of transactions.
+    #[cold]
+    fn report(&self, slot: usize, what: &str, filter: &str, error: &Error, text: std::fmt::Arguments<'_>) {
+        let thread = if self.service { Thread::Service } else { Thread::Slot(slot) };
+        let place = Place { filter, thread, ..Place::default() };
+        match error {
+            Error::Trap(trap) => journal::trapped(self.spec.module.digest(), trap, place, text),
+            _ => journal::told(log::Level::Error, what, place, text),
         }
     }
 
@@ -308,7 +325,8 @@ impl Pool {
             Ok(()) => entry.leave(),
             Err(error) => {
                 let name = vm.plugin_name(root);
-                log::error!(target: "wasm_remap", "filter '{name}': {about}: {error}");
+                let text = format_args!("filter '{name}': {about}: {error}");
+                self.report(address.slot, &format!("failure at {about}"), &name, &error, text);
                 entry.poison(&error, None);
             }
         }
@@ -454,7 +472,7 @@ impl Entry<'_> {
                 self.leave();
             }
             Err(error) => {
-                log::error!(target: "wasm_remap", "end of a plugin context: {error}");
+                self.report_end(&error);
                 self.poison(&error, None);
             }
         }
@@ -480,7 +498,7 @@ impl Entry<'_> {
                 Ok(0) => {}
                 Ok(deleted) => self.slot.counters.roots_deleted.add(deleted),
                 Err(error) => {
-                    log::error!(target: "wasm_remap", "end of a plugin context: {error}");
+                    self.report_end(&error);
                     self.discard(&error, None);
                 }
             }
@@ -500,6 +518,19 @@ impl Entry<'_> {
             }
             cells.iter().for_each(|cell| cell.wake());
         }
+    }
+
+    /// The name of the filter whose plugin context ran last; empty if it was a stream's.
+    fn culprit(&self) -> String {
+        let blamed = self.guard.vm.as_ref().and_then(|vm| vm.state().blamed());
+        blamed.map_or_else(String::new, |stats| stats.filter().to_owned())
+    }
+
+    #[cold]
+    fn report_end(&self, error: &Error) {
+        let name = self.culprit();
+        let text = format_args!("filter '{name}': end of a plugin context: {error}");
+        self.pool.report(self.index, "failure at the end of a plugin context", &name, error, text);
     }
 
     /// Leaves the slot after a trap: drops the VM, wakes the streams that lived in it, and has it built anew. The trap is

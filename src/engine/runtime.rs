@@ -116,6 +116,7 @@ impl Runtime {
     pub fn new(options: Options) -> Result<Self, Error> {
         let engine = engine()?;
         let linkers = Linkers::new(&engine).map_err(|error| Error::Module(format!("linker: {error:#}")))?;
+        crate::journal::start();
         let stop = Arc::new(AtomicBool::new(false));
         let clock = Arc::new(Clock::default());
         spawn("wasm-epoch", {

@@ -22,7 +22,10 @@ mod vconn;
 pub use cont::{live_conts, run_all_scheduled, run_scheduled, scheduled};
 pub use heap::{Message, live_field_handles};
 pub use iobuf::{BLOCK, live_buffers, take_copied};
-pub use misc::{live_blocks, on_event_thread, set_debug_tag, set_record_int, set_record_string, sockaddr, take_log};
+pub use misc::{
+    live_blocks, on_event_thread, set_debug_tag, set_record_int, set_record_string, sockaddr, take_log, text_log,
+    text_log_rolling,
+};
 pub use stats::set_stat_slots;
 pub use txn::{FakeTxn, Slot};
 pub use vconn::FakeTunnel;

@@ -7,6 +7,7 @@ mod clusters;
 pub mod error;
 mod filter;
 mod limits;
+mod log;
 mod metrics;
 mod namespaces;
 
@@ -89,6 +90,7 @@ struct RawFile {
     #[serde(default)]
     namespaces: Vec<namespaces::RawNamespace>,
     metrics: Option<metrics::RawMetrics>,
+    log: Option<log::RawLog>,
 }
 
 /// Reads one filter file.
@@ -127,10 +129,11 @@ pub fn parse(file: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
         None if shared => Vec::new(),
         None => return Err(fail("has neither 'filters' nor 'services', 'clusters', 'namespaces' or 'metrics'".into())),
     };
+    let log = raw.log.unwrap_or_default();
     let home = file.parent().unwrap_or(Path::new("."));
     let list = |key: &str, raw: Vec<RawFilter>| {
         let one = |(index, filter): (usize, RawFilter)| {
-            filter.resolve(file, home).map_err(|message| fail(format!("{key}[{index}]: {message}")))
+            filter.resolve(file, home, &log).map_err(|message| fail(format!("{key}[{index}]: {message}")))
         };
         raw.into_iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()
     };

@@ -83,6 +83,7 @@ pub(super) struct Process {
     pub(super) rebuilds: AtomicU64,
     pub(super) callouts: [AtomicU64; CalloutOutcome::ALL.len()],
     pub(super) failures: AtomicU64,
+    pub(super) log_dropped: AtomicU64,
 }
 
 /// What is counted of one filter of one rule, from the first load of that rule on, reloads included.
@@ -106,6 +107,7 @@ pub struct FilterStats {
     failures: [AtomicU64; 2],
     callouts: [AtomicU64; CalloutOutcome::ALL.len()],
     callout_times: OnceLock<Box<Latency>>,
+    log_dropped: AtomicU64,
 }
 
 impl std::fmt::Debug for FilterStats {
@@ -128,6 +130,7 @@ impl FilterStats {
             failures: Default::default(),
             callouts: Default::default(),
             callout_times: OnceLock::new(),
+            log_dropped: AtomicU64::new(0),
         }
     }
 
@@ -209,6 +212,12 @@ impl FilterStats {
         self.process.failures.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A line of the filter's was one too many.
+    pub(crate) fn log_dropped(&self) {
+        self.log_dropped.fetch_add(1, Ordering::Relaxed);
+        self.process.log_dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// A callout of this filter ended, so long after it began. Any thread.
     pub fn callout(&self, outcome: CalloutOutcome, time: Duration) {
         self.callouts[outcome as usize].fetch_add(1, Ordering::Relaxed);
@@ -226,6 +235,7 @@ impl FilterStats {
             numbers.paused_nanos += slot.paused_nanos.load(Ordering::Relaxed);
             numbers.local_responses += slot.local_responses.load(Ordering::Relaxed);
         }
+        numbers.log_dropped = self.log_dropped.load(Ordering::Relaxed);
         numbers.rebuilds = self.rebuilds.load(Ordering::Relaxed);
         numbers.failures = [("closed", FailurePolicy::Closed), ("open", FailurePolicy::Open)]
             .map(|(name, policy)| (name, self.failures[policy as usize].load(Ordering::Relaxed)));
@@ -250,6 +260,7 @@ pub(super) struct FilterNumbers {
     pub(super) paused_nanos: u64,
     pub(super) local_responses: u64,
     pub(super) rebuilds: u64,
+    pub(super) log_dropped: u64,
     pub(super) failures: [(&'static str, u64); 2],
     pub(super) traps: Vec<(&'static str, u64)>,
     pub(super) callouts: Vec<(&'static str, u64)>,
