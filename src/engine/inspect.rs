@@ -276,6 +276,13 @@ impl Filter {
         Identity(Arc::as_ptr(&self.plugin.pool).addr())
     }
 
+    /// Linear memory of one of its VMs, now.
+    #[must_use]
+    pub fn vm_memory_bytes(&self) -> u64 {
+        let gauge = self.plugin.pool.gauge();
+        gauge.bytes().checked_div(gauge.vms()).unwrap_or(0)
+    }
+
     /// The filter's plugin context. Filters of one VM with equal names, root ids and configurations share it.
     #[must_use]
     pub fn context_identity(&self) -> Identity {

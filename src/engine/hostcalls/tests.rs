@@ -47,6 +47,7 @@ impl Scene {
             root_id: "root".to_owned(),
             configuration: Arc::from(&b"configuration"[..]),
             upstreams: Arc::new(upstreams()),
+            log: crate::settings::SiteOf(crate::journal::Site::plain()),
         });
         let root = RootContext {
             plugin,

@@ -120,6 +120,12 @@ impl Site {
         }))
     }
 
+    /// One that nothing is said of.
+    #[cfg(test)]
+    pub(crate) fn plain() -> Arc<Self> {
+        Site::new("f", LogSettings::default(), 100, crate::observe::Registry::new(1).stats("", "f")).expect("no file")
+    }
+
     /// Whether two sites treat lines alike.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         self.settings == other.settings && self.limit == other.limit
