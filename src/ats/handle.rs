@@ -36,6 +36,16 @@ impl TxnHandle {
         Some(Self { raw: NonNull::new(txn.as_raw())?, home: EventThread::current()? })
     }
 
+    /// The transaction's number ([`Txn::id`]); `None` on any other thread than its own.
+    #[must_use]
+    pub fn id(&self) -> Option<u64> {
+        if !self.home.is_current() {
+            return None;
+        }
+        // SAFETY: the handle's contract: the transaction lives; and this is its thread.
+        unsafe { Txn::from_raw(self.raw.as_ptr()) }.map(Txn::id)
+    }
+
     /// The transaction's messages; `None` on any other thread than its own.
     #[must_use]
     #[inline]

@@ -17,13 +17,14 @@
 //! | [`session`], [`tls`], [`certificate`] | the connections of a transaction, and who is at their ends |
 //! | [`routing`], [`record`] | where it goes, what the cache makes of it; records that it overrides |
 //! | [`cont`], [`schedule`], [`bell`], [`event`], [`thread`] | continuations, timers, calls from other threads, event numbers, threads |
-//! | [`log`](mod@log), [`stats`], [`mgmt`], [`alloc`] | diagnostics, counters, records, memory that ATS will free |
+//! | [`log`](mod@log), [`text_log`] | diagnostics; log files of our own |
+//! | [`stats`], [`mgmt`], [`alloc`] | counters, records, memory that ATS will free |
 //! | [`global`] | pointers by which copies of the plugin find each other |
 //! | [`lifecycle`] | messages of the operator's |
 //!
 //! **Threads.** ATS calls a plugin on its event threads, and a transaction keeps its thread. Everything here may be
 //! called on those threads alone, except what says otherwise; the transaction types are therefore not `Send`. The
-//! exceptions are [`hook::Reenable`], [`wake::Waker`], [`bell::Bell`], the logging functions and the `mgmt` reads.
+//! exceptions are [`hook::Reenable`], [`wake::Waker`], [`bell::Bell`], [`text_log::TextLog`], the logging functions and the `mgmt` reads.
 //!
 //! **Re-entrancy.** Re-enabling a transaction on its own thread runs the rest of it inside the caller's stack: later
 //! hooks, other plugins and the close. A handler therefore gets `&self`, and no lock, borrow or header slice may be
@@ -57,6 +58,7 @@ pub mod schedule;
 pub mod session;
 pub mod share;
 pub mod stats;
+pub mod text_log;
 pub mod thread;
 pub mod tls;
 pub mod transform;

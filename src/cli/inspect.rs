@@ -8,12 +8,15 @@ use engine::{Limits, Options, Runtime, Support, WasiSupport};
 use serde::Serialize;
 
 use crate::calls::Calls;
-use crate::output::{Format, Outcome, line, list, size};
+use crate::output::{Format, Outcome, count, line, list, size};
 
 const EXAMPLES: &str = "\
 Examples:
   Will this module load, and does this version do all that it asks for?
     wasm-remap inspect filters/auth.wasm
+
+  A filter file to begin with:
+    wasm-remap inspect filters/auth.wasm --filter-file > filters/auth.yaml
 
   The digest, for an inventory:
     wasm-remap inspect filters/auth.wasm --format json | jq -r .sha256
@@ -30,6 +33,10 @@ pub(crate) struct Args {
     /// How to print the result
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
+
+    /// Print a filter file for the module, and nothing else: to be copied and completed
+    #[arg(long, conflicts_with = "format")]
+    filter_file: bool,
 }
 
 #[derive(Serialize)]
@@ -51,13 +58,38 @@ struct Report {
     debug_information: bool,
     callbacks: Callbacks,
     imports: Imports,
+    /// Compilers and linkers, as the module says.
+    producers: Vec<String>,
+    custom_sections: Vec<Section>,
+    code: Code,
     notes: Vec<String>,
+    /// A filter file for it.
+    filter_file: String,
+}
+
+#[derive(Serialize)]
+struct Section {
+    name: String,
+    bytes: usize,
+}
+
+#[derive(Serialize)]
+struct Code {
+    functions: u32,
+    /// As WebAssembly.
+    bytes: usize,
+    /// As machine code, of this build and for this machine.
+    compiled_bytes: usize,
 }
 
 #[derive(Serialize)]
 struct Memory {
     minimum_bytes: u64,
     maximum_bytes: Option<u64>,
+    /// What is written to it at the start.
+    data_bytes: u64,
+    /// The stack that its compiler has put into it; null where that does not show.
+    stack_bytes: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -112,14 +144,19 @@ pub(crate) fn execute(args: &Args) -> Outcome {
         Ok(found) => found,
         Err(error) => return Outcome::failure(&format!("module {path}: {error}")),
     };
-    let report = report(path, found);
+    let filter_file = crate::suggest::file(&args.module, &found);
+    if args.filter_file {
+        let err = found.obstacle.as_ref().map_or_else(String::new, |why| format!("error: module {path}: {why}\n"));
+        return Outcome { out: filter_file, ok: err.is_empty(), err };
+    }
+    let report = report(path, found, filter_file);
     match args.format {
         Format::Json => Outcome::json(&report, report.loads),
         Format::Text => render(&report),
     }
 }
 
-fn report(module: String, found: Inspection) -> Report {
+fn report(module: String, found: Inspection, filter_file: String) -> Report {
     let (called, not_called) =
         found.callbacks.iter().copied().partition::<Vec<&'static CallbackRow>, _>(|row| row.called.is_some());
     let mut notes = Vec::new();
@@ -147,6 +184,11 @@ fn report(module: String, found: Inspection) -> Report {
     if !found.names {
         notes.push("it carries no function names: traps will be reported by function number".to_owned());
     }
+    if found.lines {
+        notes.push(
+            "it carries source lines, by which traps will be reported; they take no memory until then".to_owned(),
+        );
+    }
     Report {
         module,
         sha256: found.digest.to_string(),
@@ -155,7 +197,12 @@ fn report(module: String, found: Inspection) -> Report {
         abi_declared: found.versions.iter().map(|version| version.as_str()).collect(),
         loads: found.obstacle.is_none(),
         error: found.obstacle,
-        memory: found.memory.map(|memory| Memory { minimum_bytes: memory.minimum, maximum_bytes: memory.maximum }),
+        memory: found.memory.map(|memory| Memory {
+            minimum_bytes: memory.minimum,
+            maximum_bytes: memory.maximum,
+            data_bytes: found.data_bytes,
+            stack_bytes: found.stack_bytes,
+        }),
         start: found.start,
         allocator: found.allocator,
         function_names: found.names,
@@ -166,7 +213,11 @@ fn report(module: String, found: Inspection) -> Report {
             unknown: found.unknown_callbacks,
         },
         imports: sort(found.imports),
+        producers: found.producers,
+        custom_sections: found.custom_sections.into_iter().map(|(name, bytes)| Section { name, bytes }).collect(),
+        code: Code { functions: found.functions, bytes: found.code_bytes, compiled_bytes: found.compiled_bytes },
         notes,
+        filter_file,
     }
 }
 
@@ -217,14 +268,30 @@ fn render(report: &Report) -> Outcome {
     line(&mut out, 2, "ABI", abi);
     let memory = match &report.memory {
         None => "none exported".to_owned(),
-        Some(Memory { minimum_bytes, maximum_bytes: None }) => {
+        Some(Memory { minimum_bytes, maximum_bytes: None, .. }) => {
             format!("{} at the start, grows to the filter's limit", size(*minimum_bytes))
         }
-        Some(Memory { minimum_bytes, maximum_bytes: Some(maximum) }) => {
+        Some(Memory { minimum_bytes, maximum_bytes: Some(maximum), .. }) => {
             format!("{} at the start, grows to {} or the filter's limit", size(*minimum_bytes), size(*maximum))
         }
     };
     line(&mut out, 2, "memory", memory);
+    if let Some(Memory { data_bytes, stack_bytes, .. }) = &report.memory {
+        let stack = stack_bytes
+            .map_or_else(|| "a stack that does not show".to_owned(), |stack| format!("{} of stack", size(stack)));
+        line(&mut out, 2, "", format!("of that {} of data and {stack}", size(*data_bytes)));
+    }
+    let Code { functions, bytes, compiled_bytes } = &report.code;
+    let functions = count(usize::try_from(*functions).unwrap_or(usize::MAX), "function");
+    let (bytes, compiled) = (size(*bytes as u64), size(*compiled_bytes as u64));
+    line(&mut out, 2, "code", format!("{functions}, {bytes}, compiled {compiled}"));
+    list(&mut out, 2, "made by", &report.producers);
+    let customs: Vec<_> = report
+        .custom_sections
+        .iter()
+        .map(|section| format!("{} ({})", section.name, size(section.bytes as u64)))
+        .collect();
+    list(&mut out, 2, "sections", &customs);
     line(&mut out, 2, "start", if report.start.is_empty() { "none".to_owned() } else { report.start.join(", then ") });
     line(&mut out, 2, "allocator", report.allocator.unwrap_or("none"));
     let symbols = match (report.function_names, report.debug_information) {
@@ -257,6 +324,13 @@ fn render(report: &Report) -> Outcome {
     }
     for note in &report.notes {
         let _ = writeln!(out, "  note: {note}");
+    }
+    // Of a module that does not load, no file does.
+    if report.loads {
+        out.push_str("  a filter file for it (--filter-file prints it alone):\n");
+        for text in report.filter_file.lines() {
+            let _ = writeln!(out, "    {text}");
+        }
     }
     let err =
         report.error.as_ref().map_or_else(String::new, |error| format!("error: module {}: {error}\n", report.module));

@@ -12,6 +12,7 @@ mod inspect;
 mod output;
 mod remap;
 mod run;
+mod suggest;
 
 use std::io::Write as _;
 use std::process::ExitCode;

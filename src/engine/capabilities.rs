@@ -14,6 +14,7 @@ use wasmtime::{ExternType, Linker, Module, Val};
 use crate::abi::Status;
 use crate::hostcalls::HOSTCALLS;
 use crate::inspect::{CALLBACKS, TOOLCHAIN};
+use crate::journal::{self, Place};
 use crate::memory::Guest;
 use crate::state::VmState;
 use crate::wasi::{Errno, WASI};
@@ -88,10 +89,18 @@ impl VmState {
             return;
         }
         self.denied.push(name);
-        let filter = self.root().map_or("-", |root| root.plugin.name.as_str());
-        log::error!(
-            target: "wasm_remap",
-            "filter '{filter}': {name} is not among its allowed_capabilities: answered {answer}, now and from now on"
+        let rule = self.rule();
+        let place = self.place(rule.as_deref());
+        let filter = if place.filter.is_empty() { "-" } else { place.filter };
+        // Of the filter, not of the rule that it met the call in.
+        let whole = Place { rule: "", ..place };
+        journal::told(
+            log::Level::Error,
+            &format!("refused call of {name}:"),
+            whole,
+            format_args!(
+                "filter '{filter}': {name} is not among its allowed_capabilities: answered {answer}, now and from now on"
+            ),
         );
     }
 }

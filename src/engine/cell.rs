@@ -66,6 +66,8 @@ struct Inner {
 
 /// The shared part of one stream. Cheap to clone as an `Arc`.
 pub struct StreamCell {
+    /// The number of the chain's label, for log lines.
+    label: u64,
     inner: Mutex<Inner>,
 }
 
@@ -76,8 +78,9 @@ impl std::fmt::Debug for StreamCell {
 }
 
 impl StreamCell {
-    pub(crate) fn new(bodies: Bodies) -> Arc<Self> {
+    pub(crate) fn new(bodies: Bodies, label: u64) -> Arc<Self> {
         Arc::new(StreamCell {
+            label,
             inner: Mutex::new(Inner {
                 host: None,
                 effects: Effects::default(),
@@ -88,6 +91,11 @@ impl StreamCell {
                 waker: None,
             }),
         })
+    }
+
+    /// The number of the chain's label.
+    pub(crate) fn label(&self) -> u64 {
+        self.label
     }
 
     /// Lends the host to a VM. `None` if it is lent already or the stream has ended.

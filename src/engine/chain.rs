@@ -6,12 +6,13 @@ use std::time::Duration;
 use crate::body::{Bodies, Side};
 use crate::config::{At, Body, ConfigFile, FailurePolicy, FilterSpec, RequestBody};
 use crate::error::Error;
+use crate::journal::{Label, Site};
 use crate::module::Exported;
 use crate::observe::FilterStats;
 use crate::pool::Plugin;
 use crate::runtime::Runtime;
 use crate::service::Service;
-use crate::settings::{PluginSpec, VmSettings};
+use crate::settings::{PluginSpec, SiteOf, VmSettings};
 use crate::spec::VmSpec;
 
 /// Filters are told apart by a bit each.
@@ -99,7 +100,7 @@ pub struct Needs {
 /// A rule's filters: request callbacks run first to last, response callbacks last to first.
 #[derive(Debug)]
 pub struct Chain {
-    label: String,
+    label: Label,
     filters: Vec<Filter>,
     needs: Needs,
     /// Run as long as some chain names them.
@@ -152,13 +153,19 @@ impl Chain {
                 .map_err(|error| Error::Start(format!("{}: service '{}': {error}", spec.source, spec.name)))
         };
         let services = config.services.iter().filter_map(|spec| service(spec).transpose()).collect::<Result<_, _>>()?;
-        Ok(Arc::new(Chain { label: label.to_owned(), filters, needs, services }))
+        Ok(Arc::new(Chain { label: Label::new(label), filters, needs, services }))
     }
 
     /// The rule, for log lines.
     #[must_use]
     pub fn label(&self) -> &str {
-        &self.label
+        self.label.text()
+    }
+
+    /// The number by which [`Label::of`] finds it.
+    #[inline]
+    pub(crate) fn label_number(&self) -> u64 {
+        self.label.number()
     }
 
     /// The filters, first to last.
@@ -277,12 +284,15 @@ fn prepare(
         limits: spec.limits,
         capabilities: spec.allowed_capabilities.clone(),
     };
+    let stats = runtime.filter_stats("", &spec.name);
+    let log = Site::new(&spec.name, spec.log.clone(), spec.limits.log_lines, stats).map_err(Error::Start)?;
     let upstreams = runtime.upstreams(&config.clusters, &spec.callout_hosts)?;
     let plugin = PluginSpec {
         name: spec.name.clone(),
         root_id: spec.root_id.clone(),
         configuration: Arc::clone(&spec.configuration),
         upstreams,
+        log: SiteOf(log),
     };
     Ok((VmSpec::new(module, settings, spec.isolation, label), plugin))
 }

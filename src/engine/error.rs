@@ -1,6 +1,7 @@
 //! What can go wrong, in one enumeration, and how each of it looks to a guest.
 
 use crate::abi::{Callback, Status};
+use crate::journal::Frame;
 
 /// Why a hostcall, a callback or a load failed.
 #[derive(Debug, thiserror::Error)]
@@ -85,8 +86,8 @@ pub struct Trap {
     pub kind: TrapKind,
     /// The class and the detail, for people; one line.
     pub reason: String,
-    /// Guest frames, innermost first, one line each.
-    pub backtrace: Vec<String>,
+    /// Guest frames, innermost first.
+    pub backtrace: Vec<Frame>,
 }
 
 /// Classes of [`Trap`].

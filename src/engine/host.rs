@@ -75,6 +75,11 @@ pub trait StreamHost: Any + Send {
     /// A callback of the guest begins: handles kept from an earlier one may be stale now.
     fn begin(&mut self, callback: Callback);
 
+    /// A number by which the proxy's own logs know the transaction, where it has one.
+    fn transaction_id(&self) -> Option<u64> {
+        None
+    }
+
     /// Appends the value of the first field called `name`, whole, to `out`.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::hostcalls::{HOSTCALLS, Hostcall, ParamType, VOID_IN_0_1_0};
 use crate::module::{Digest, Module};
 use crate::runtime::Runtime;
+use crate::sections;
 use crate::wasi::{WASI, WasiFunction};
 
 /// A callback of the ABI, as a row of [`CALLBACKS`].
@@ -148,6 +149,22 @@ pub struct Inspection {
     pub names: bool,
     /// It carries DWARF debug information.
     pub debug: bool,
+    /// It carries source lines, by which traps are reported.
+    pub lines: bool,
+    /// Bytes that are written to its memory at the start.
+    pub data_bytes: u64,
+    /// The stack that its compiler has put into its memory, where that shows.
+    pub stack_bytes: Option<u64>,
+    /// Bytes of WebAssembly code.
+    pub code_bytes: usize,
+    /// How many functions they are.
+    pub functions: u32,
+    /// Bytes of machine code that they are compiled to.
+    pub compiled_bytes: usize,
+    /// Compilers and linkers, as the module says: `Rust`, `rustc 1.95.0`.
+    pub producers: Vec<String>,
+    /// Names and sizes of its custom sections, in order.
+    pub custom_sections: Vec<(String, usize)>,
     /// Why it does not load, in the words in which loading it fails.
     pub obstacle: Option<String>,
 }
@@ -165,6 +182,7 @@ pub fn inspect(runtime: &Runtime, bytes: &[u8]) -> Result<Inspection, Error> {
             Err(_) => return Err(error),
         },
     };
+    let compiled_bytes = module.text().len();
     let func = |name: &str| module.get_export(name).and_then(|export| export.func().cloned());
     let versions: Vec<_> = AbiVersion::ALL.iter().copied().filter(|version| func(version.marker()).is_some()).collect();
     let callbacks = callbacks(&module);
@@ -187,9 +205,13 @@ pub fn inspect(runtime: &Runtime, bytes: &[u8]) -> Result<Inspection, Error> {
         }),
         _ => None,
     };
-    let sections = Sections::of(bytes);
+    let layout = sections::layout(bytes);
+    let (code_bytes, functions) = sections::code(bytes);
+    let customs: Vec<_> =
+        sections::custom(bytes).map(|(name, body)| (String::from_utf8_lossy(name).into_owned(), body.len())).collect();
+    let has_section = |name: &str| customs.iter().any(|(custom, _)| custom == name);
     let mut start = Vec::new();
-    if sections.start {
+    if sections::has_start(bytes) {
         start.push("start section");
     }
     if func("_initialize").is_some() {
@@ -208,8 +230,16 @@ pub fn inspect(runtime: &Runtime, bytes: &[u8]) -> Result<Inspection, Error> {
         memory,
         start,
         allocator: ["proxy_on_memory_allocate", "malloc"].into_iter().find(|name| func(name).is_some()),
-        names: sections.names,
-        debug: sections.debug,
+        names: has_section("name"),
+        debug: has_section(".debug_info"),
+        lines: has_section(".debug_line"),
+        data_bytes: layout.data,
+        stack_bytes: layout.stack,
+        code_bytes,
+        functions,
+        compiled_bytes,
+        producers: sections::producers(bytes),
+        custom_sections: customs,
         obstacle,
     })
 }
@@ -246,6 +276,13 @@ impl Filter {
     #[must_use]
     pub fn vm_identity(&self) -> Identity {
         Identity(Arc::as_ptr(&self.plugin.pool).addr())
+    }
+
+    /// Linear memory of one of its VMs, now.
+    #[must_use]
+    pub fn vm_memory_bytes(&self) -> u64 {
+        let gauge = self.plugin.pool.gauge();
+        gauge.bytes().checked_div(gauge.vms()).unwrap_or(0)
     }
 
     /// The filter's plugin context. Filters of one VM with equal names, root ids and configurations share it.
@@ -331,50 +368,6 @@ fn signature(func: &FuncType) -> String {
         1 => format!("({params}) -> {}", list(&mut func.results())),
         _ => format!("({params}) -> ({})", list(&mut func.results())),
     }
-}
-
-/// What wasmtime does not tell of a module: which sections it has.
-#[derive(Default)]
-struct Sections {
-    start: bool,
-    names: bool,
-    debug: bool,
-}
-
-impl Sections {
-    /// Walks over the section headers of a module that is known to be valid.
-    fn of(bytes: &[u8]) -> Self {
-        const CUSTOM: u8 = 0;
-        const START: u8 = 8;
-        let mut sections = Sections::default();
-        let mut rest = bytes.get(8..).unwrap_or_default();
-        while let Some((&id, tail)) = rest.split_first() {
-            let Some((body, tail)) = sized(tail) else { break };
-            match id {
-                START => sections.start = true,
-                CUSTOM => {
-                    let name = sized(body).map_or(&b""[..], |(name, _)| name);
-                    sections.names |= name == b"name";
-                    sections.debug |= name == b".debug_info";
-                }
-                _ => {}
-            }
-            rest = tail;
-        }
-        sections
-    }
-}
-
-/// Splits off what a LEB128 length announces.
-fn sized(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let mut size = 0u64;
-    for (at, byte) in bytes.iter().take(5).enumerate() {
-        size |= u64::from(byte & 0x7f) << (7 * at);
-        if byte & 0x80 == 0 {
-            return bytes[at + 1..].split_at_checked(usize::try_from(size).ok()?);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -27,12 +27,14 @@ pub mod files;
 mod host;
 mod hostcalls;
 pub mod inspect;
+pub mod journal;
 mod limits;
 mod memory;
 mod module;
 pub mod observe;
 mod pool;
 mod runtime;
+mod sections;
 mod service;
 mod settings;
 pub mod shared;
@@ -55,9 +57,9 @@ pub use engines::Compiler;
 pub use error::{Error, Trap, TrapKind};
 pub use host::{LocalResponse, PseudoHeader, StreamHost, Waker};
 pub use hostcalls::{
-    FOREIGN_FUNCTIONS, ForeignFunction, GUEST_TARGET, HOSTCALLS, Hostcall, ParamType, Support, Survives,
-    assemblyscript_sdk, rust_sdk,
+    FOREIGN_FUNCTIONS, ForeignFunction, HOSTCALLS, Hostcall, ParamType, Support, Survives, assemblyscript_sdk, rust_sdk,
 };
+pub use journal::GUEST_TARGET;
 pub use limits::Limits;
 pub use module::{Digest, Exported, Module};
 pub use observe::{CalloutOutcome, FilterStats};

@@ -26,6 +26,8 @@ pub struct Limits {
     pub body_bytes: usize,
     /// What one encoded map may hold.
     pub pairs: PairsLimits,
+    /// The most lines that a plugin context may log in a second, on all threads together.
+    pub log_lines: u32,
 }
 
 impl Default for Limits {
@@ -39,6 +41,7 @@ impl Default for Limits {
             pause: Duration::from_secs(30),
             body_bytes: 1 << 20,
             pairs: PairsLimits::default(),
+            log_lines: 100,
         }
     }
 }

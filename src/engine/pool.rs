@@ -21,6 +21,7 @@ use crate::backoff::Backoff;
 use crate::config::Isolation;
 use crate::counters::{Counters, SlotCounters};
 use crate::error::Error;
+use crate::journal::{self, Place, Thread};
 use crate::observe::{FilterStats, Meter, Observer, VmGauge};
 use crate::runtime::Runtime;
 use crate::settings::PluginSpec;
@@ -140,6 +141,7 @@ impl Pool {
         let home = reaches.map(|index| Home {
             address: Address { pool: Arc::downgrade(self), slot: index, vm: number },
             station: Arc::clone(&self.slots[index].station),
+            service: self.service,
             calls: Arc::clone(&self.runtime.0.calls),
         });
         let inner = &self.runtime.0;
@@ -276,6 +278,17 @@ impl Pool {
     /// Whether the VM of a service, which has one slot, has a plugin context that was told of its end and asked for time.
     pub(crate) fn is_ending(self: &Arc<Self>) -> bool {
         self.lock(0).guard.vm.as_ref().is_some_and(|vm| vm.is_ending())
+    }
+
+    /// Logs what failed outside of transactions.
+    #[cold]
+    fn report(&self, slot: usize, what: &str, filter: &str, error: &Error, text: std::fmt::Arguments<'_>) {
+        let thread = if self.service { Thread::Service } else { Thread::Slot(slot) };
+        let place = Place { filter, thread, ..Place::default() };
+        match error {
+            Error::Trap(trap) => journal::trapped(self.spec.module.digest(), trap, place, text),
+            _ => journal::told(log::Level::Error, what, place, text),
+        }
     }
 }
 

@@ -9,8 +9,8 @@ use callout::Callouts;
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use parking_lot::{Mutex, RwLock};
 
-use crate::config::{ClusterSettings, HostPattern, Isolation};
 use crate::code::Library;
+use crate::config::{ClusterSettings, HostPattern, Isolation};
 use crate::counters::Counters;
 use crate::error::Error;
 use crate::limits::EPOCH;
@@ -103,6 +103,7 @@ impl Runtime {
     /// [`Error::Module`] if wasmtime or a thread cannot start.
     pub fn new(options: Options) -> Result<Self, Error> {
         let library = Library::new(options.code_cache && !options.offline)?;
+        crate::journal::start();
         let stop = Arc::new(AtomicBool::new(false));
         let clock = Arc::new(Clock::default());
         spawn("wasm-epoch", {

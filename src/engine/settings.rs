@@ -1,8 +1,10 @@
 //! What a guest is given by its configuration: read by hostcalls, and part of what decides who shares a VM.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use crate::capabilities::Capabilities;
+use crate::journal::Site;
 use crate::limits::Limits;
 use crate::upstreams::Upstreams;
 
@@ -33,4 +35,24 @@ pub(crate) struct PluginSpec {
     pub(crate) configuration: Arc<[u8]>,
     /// Whom it may call.
     pub(crate) upstreams: Arc<Upstreams>,
+    /// Where its lines go.
+    pub(crate) log: SiteOf,
+}
+
+/// A [`Site`], compared by what its configuration says: what it has counted makes no difference.
+#[derive(Debug, Clone)]
+pub(crate) struct SiteOf(pub(crate) Arc<Site>);
+
+impl PartialEq for SiteOf {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.is_like(&other.0)
+    }
+}
+
+impl Eq for SiteOf {}
+
+impl Hash for SiteOf {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.settings().hash(state);
+    }
 }

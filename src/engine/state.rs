@@ -1,5 +1,6 @@
 //! The data of one VM's store: what hostcalls find.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use crate::answer::{Answer, Calls};
 use crate::cell::{Effects, StreamCell};
 use crate::error::Error;
 use crate::host::StreamHost;
+use crate::journal::{Label, Place, Thread};
 use crate::limits::Stopwatch;
 use crate::observe::{FilterStats, MeasuredLimits};
 use crate::settings::{PluginSpec, VmSettings};
@@ -133,6 +135,8 @@ pub(crate) struct VmState {
     pub(crate) stdio: [Vec<u8>; 2],
     /// The restricted calls that the log has been told of.
     pub(crate) denied: Vec<&'static str>,
+    /// The lines logged while it started.
+    pub(crate) start_lines: Cell<u32>,
     /// The upstreams that the log has been told cannot be called.
     pub(crate) complaints: Vec<Box<[u8]>>,
 }
@@ -172,6 +176,7 @@ impl VmState {
             scratch: Vec::with_capacity(1024),
             stdio: [Vec::new(), Vec::new()],
             denied: Vec::new(),
+            start_lines: Cell::new(0),
             complaints: Vec::new(),
         }
     }
@@ -320,6 +325,28 @@ impl VmState {
             }
         }
         Ok(())
+    }
+
+    /// Where hostcalls act, for log lines: `rule` is what [`VmState::rule`] answers.
+    #[cold]
+    pub(crate) fn place<'a>(&'a self, rule: Option<&'a str>) -> Place<'a> {
+        let thread = match &self.home {
+            None => Thread::Unknown,
+            Some(home) if home.service => Thread::Service,
+            Some(home) => Thread::Slot(home.address.slot),
+        };
+        Place {
+            filter: self.root().map_or("", |root| root.plugin.name.as_str()),
+            rule: rule.unwrap_or_default(),
+            thread,
+            txn: self.host.as_deref().and_then(StreamHost::transaction_id),
+        }
+    }
+
+    /// The rule of the stream that hostcalls act on.
+    #[cold]
+    pub(crate) fn rule(&self) -> Option<Arc<str>> {
+        self.cell().ok().and_then(|cell| Label::of(cell.label()))
     }
 
     /// Whether an entry left anything for the host to do.

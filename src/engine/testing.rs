@@ -1,6 +1,7 @@
 //! A host without a proxy: one transaction in plain vectors, for tests, benchmarks and the offline runner.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -67,13 +68,17 @@ impl SharedTransaction {
     /// The host for a stream.
     #[must_use]
     pub fn host(&self) -> Box<dyn StreamHost> {
-        Box::new(MemoryHost { shared: Arc::clone(&self.0), local: Transaction::default() })
+        /// As a proxy numbers its transactions.
+        static NUMBERS: AtomicU64 = AtomicU64::new(1);
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        Box::new(MemoryHost { number, shared: Arc::clone(&self.0), local: Transaction::default() })
     }
 }
 
 /// Works on a copy, which goes back to the caller's transaction whenever a callback begins and at the end, so
 /// that header values can be borrowed without a lock.
 struct MemoryHost {
+    number: u64,
     shared: Arc<Mutex<Transaction>>,
     local: Transaction,
 }
@@ -101,6 +106,10 @@ impl MemoryHost {
 }
 
 impl StreamHost for MemoryHost {
+    fn transaction_id(&self) -> Option<u64> {
+        Some(self.number)
+    }
+
     fn begin(&mut self, callback: Callback) {
         self.local = self.shared.lock().clone();
         self.local.callbacks.push(callback);

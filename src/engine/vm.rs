@@ -37,6 +37,8 @@ use trap::{host_panic, trap};
 pub(crate) struct Home {
     pub(crate) address: Address,
     pub(crate) station: Arc<Station>,
+    /// It serves a service.
+    pub(crate) service: bool,
     /// Calls under way, of all VMs.
     pub(crate) calls: Arc<AtomicUsize>,
 }
@@ -77,12 +79,7 @@ impl Vm {
     ///
     /// # Errors
     /// [`Error::Module`] if it cannot be instantiated, [`Error::Trap`] if its start function traps.
-    pub(crate) fn build(
-        shared: &Arc<Shared>,
-        spec: &VmSpec,
-        home: Option<Home>,
-        meter: Meter,
-    ) -> Result<Self, Error> {
+    pub(crate) fn build(shared: &Arc<Shared>, spec: &VmSpec, home: Option<Home>, meter: Meter) -> Result<Self, Error> {
         let given = spec.settings.limits;
         let limits = StoreLimitsBuilder::new()
             .memory_size(given.memory_bytes)
@@ -337,8 +334,9 @@ impl Vm {
     /// Rescues what a trap left behind in the store: a host that was lent, and a line that was not yet written.
     pub(crate) fn salvage(&mut self) {
         let state = self.store.data_mut();
-        state.return_host();
+        // While the host is there: the line says its transaction.
         crate::wasi::flush(state);
+        state.return_host();
     }
 
     /// Creates a stream context. The host must have been lent under the id that [`Vm::reserve`] gave.

@@ -19,7 +19,11 @@ impl BodyBuffer for IoBody {
 
     fn splice(&mut self, start: usize, size: usize, data: &[u8]) -> Result<(), Error> {
         self.0.splice(start, size, data).map_err(|error| {
-            log::error!("a filter's change of a body was refused: {error}");
+            crate::logs::tell(
+                "a filter's change of a body that was refused",
+                None,
+                format_args!("a filter's change of a body was refused: {error}"),
+            );
             Error::BadArgument("this thread cannot change bodies")
         })
     }

@@ -134,7 +134,11 @@ impl Course {
                 Taken::Some => took = true,
                 Taken::Nothing => break,
                 Taken::Broken => {
-                    log::warn!("a {} body broke off", side.as_str());
+                    state.stream.tell(
+                        log::Level::Warn,
+                        "a body that broke off",
+                        format_args!("a {} body broke off", side.as_str()),
+                    );
                     if side == Side::Response && !transform.output_opened() {
                         // Nothing of it has gone out: that something is wrong can be said.
                         state.reply = Some(Box::new(engine::LocalResponse::text(502, "Bad Gateway\n")));
@@ -190,7 +194,11 @@ impl Course {
             match self.take_framed(transform, &mut chunk) {
                 Ok(raw) => raw,
                 Err(error) => {
-                    log::warn!("a request is refused, for its chunked body is wrong: {error}");
+                    state.stream.tell(
+                        log::Level::Warn,
+                        "a wrong chunked body",
+                        format_args!("a request is refused, for its chunked body is wrong: {error}"),
+                    );
                     state.reply = Some(Box::new(engine::LocalResponse::text(400, "Bad Request\n")));
                     return Taken::Some;
                 }
@@ -221,7 +229,11 @@ impl Course {
                 place => place.insert(chunk),
             };
             if gathered.len() > limit {
-                log::warn!("a request of more than {} KiB (limits.body_kib) is answered 413", limit >> 10);
+                state.stream.tell(
+                    log::Level::Warn,
+                    "a request that is too large",
+                    format_args!("a request of more than {} KiB (limits.body_kib) is answered 413", limit >> 10),
+                );
                 state.reply = Some(crate::request_body::too_large());
                 return Taken::Some;
             }
@@ -391,13 +403,13 @@ impl Course {
         if let Some(promised) = self.promised.filter(|_| opened)
             && (self.written > promised || self.finished && self.written != promised)
         {
-            log::error!(
+            state.stream.tell(log::Level::Error, "a length that a filter did not keep", format_args!(
                 "a filter left {} bytes of a {} body whose head says {promised}: remove content-length in the header \
                  callback, or set the right one{}",
                 self.written,
                 side.as_str(),
                 if side == Side::Request { ", or use request_body: buffer" } else { "" }
-            );
+            ));
             self.over = true;
             if side == Side::Request
                 && let Some(txn) = transform.txn()
@@ -434,7 +446,11 @@ impl Course {
         self.pending = None;
         match side {
             Side::Response if opened => {
-                log::error!("a response is cut, for it is too late for another answer");
+                state.stream.tell(
+                    log::Level::Error,
+                    "a response that is cut",
+                    format_args!("a response is cut, for it is too late for another answer"),
+                );
                 Next::Fail
             }
             Side::Response if transform.input().is_some_and(|input| input.reader().is_some()) => {

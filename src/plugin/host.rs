@@ -119,7 +119,11 @@ impl TxnHost {
             && let Some(mut head) = messages.client_resp_get()
             && let Err(error) = overlay.apply(&mut head)
         {
-            log::error!("what filters did to a response is incomplete: {error}");
+            crate::logs::tell(
+                "a response that is incomplete",
+                self.txn.id(),
+                format_args!("what filters did to a response is incomplete: {error}"),
+            );
         }
     }
 
@@ -185,6 +189,10 @@ pub(crate) fn response_of<'m>(messages: &'m mut Messages<'_>, view: &ResponseVie
 }
 
 impl StreamHost for TxnHost {
+    fn transaction_id(&self) -> Option<u64> {
+        self.txn.id()
+    }
+
     fn begin(&mut self, _callback: Callback) {}
 
     fn header(&mut self, map: MapType, name: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {

@@ -77,6 +77,7 @@ impl Process {
 /// of the address at which another copy published it.
 pub(crate) fn start(published: impl Fn(NonNull<c_void>) -> Published) -> Result<(), String> {
     Logger::install(TAG);
+    engine::journal::serve(std::sync::Arc::new(crate::logs::Files::default()));
     crate::fault::inject("TSRemapInit");
     if PROCESS.get().is_some() {
         return Ok(());

@@ -63,7 +63,11 @@ pub(crate) fn write(messages: &mut Messages<'_>, response: &LocalResponse) {
     }
     let Some(mut head) = messages.client_resp_get() else { return };
     if let Err(error) = write_head(&mut head, response, no_body) {
-        log::error!("a local response is incomplete: {error}");
+        crate::logs::tell(
+            "a local response that is incomplete",
+            Some(txn.id()),
+            format_args!("a local response is incomplete: {error}"),
+        );
     }
 }
 
@@ -111,7 +115,11 @@ pub(crate) fn write_over_transform(messages: &mut Messages<'_>, response: &Local
     clear(messages);
     let Some(mut head) = messages.client_resp_get() else { return };
     if let Err(error) = write_head(&mut head, response, has_no_body(response.status)) {
-        log::error!("a local response is incomplete: {error}");
+        crate::logs::tell(
+            "a local response that is incomplete",
+            Some(messages.txn().id()),
+            format_args!("a local response is incomplete: {error}"),
+        );
     }
 }
 

@@ -18,7 +18,7 @@ use ats::iobuf::IoBuffer;
 use ats::messages::Messages;
 use ats::txn::{ConfigKey, Txn};
 use ats::txn_hooks::Attached;
-use engine::{BodyBuffer, LocalResponse, Side};
+use engine::{BodyBuffer, LocalResponse, Side, Stream};
 
 use crate::body::IoBody;
 use crate::course::Input;
@@ -76,7 +76,11 @@ pub(crate) fn prepare(this: &Attached<Transaction>, state: &mut State, messages:
         // in the tunnel taken. ATS's own buffer comes to us if there is one.
         state.unannounced = true;
         if let Err(error) = txn.config_int_set(ConfigKey::HTTP_REQUEST_BUFFER_ENABLED, 1) {
-            log::error!("a request's body cannot be buffered, and is answered 503: {error}");
+            state.stream.tell(
+                log::Level::Error,
+                "a request's body that cannot be buffered",
+                format_args!("a request's body cannot be buffered, and is answered 503: {error}"),
+            );
             state.reply = Some(Box::new(LocalResponse::text(503, "Service Unavailable\n")));
         }
         return;
@@ -86,13 +90,21 @@ pub(crate) fn prepare(this: &Attached<Transaction>, state: &mut State, messages:
     if state.needs.buffers_request {
         let limit = state.needs.request_limit as u64;
         if length(&request).is_some_and(|length| length > limit) {
-            log::warn!("a request of more than {} KiB (limits.body_kib) is answered 413", limit >> 10);
+            state.stream.tell(
+                log::Level::Warn,
+                "a request that is too large",
+                format_args!("a request of more than {} KiB (limits.body_kib) is answered 413", limit >> 10),
+            );
             state.reply = Some(too_large());
             return;
         }
         if fits_ats(state, expects, length(&request)) {
             if let Err(error) = txn.config_int_set(ConfigKey::HTTP_REQUEST_BUFFER_ENABLED, 1) {
-                log::error!("a request's body cannot be buffered, and is answered 503: {error}");
+                state.stream.tell(
+                    log::Level::Error,
+                    "a request's body that cannot be buffered",
+                    format_args!("a request's body cannot be buffered, and is answered 503: {error}"),
+                );
                 state.reply = Some(Box::new(LocalResponse::text(503, "Service Unavailable\n")));
             }
             return;
@@ -119,7 +131,7 @@ pub(crate) fn too_large() -> Box<LocalResponse> {
 /// REQUEST_BUFFER_READ_COMPLETE: shows the whole body to the chain.
 pub(crate) fn show_buffered(state: &mut State, hook: &mut Hook) {
     let chunked = hook.messages().client_req_get().is_some_and(|request| is_chunked(&request));
-    match whole(hook, chunked, state.needs.request_limit) {
+    match whole(&state.stream, hook, chunked, state.needs.request_limit) {
         Ok(body) => {
             let body = (!body.is_empty()).then(|| Box::new(IoBody(body)) as Box<dyn BodyBuffer>);
             let verdict = state.stream.body(Side::Request, body, true);
@@ -130,7 +142,7 @@ pub(crate) fn show_buffered(state: &mut State, hook: &mut Hook) {
 }
 
 /// The body that ATS has buffered, without its framing.
-fn whole(hook: &Hook, chunked: bool, limit: usize) -> Result<IoBuffer, Box<LocalResponse>> {
+fn whole(stream: &Stream, hook: &Hook, chunked: bool, limit: usize) -> Result<IoBuffer, Box<LocalResponse>> {
     let failed = |_| Box::new(LocalResponse::text(503, "Service Unavailable\n"));
     let mut body = IoBuffer::new().map_err(failed)?;
     let Some(buffered) = hook.post_buffer() else { return Ok(body) };
@@ -148,7 +160,11 @@ fn whole(hook: &Hook, chunked: bool, limit: usize) -> Result<IoBuffer, Box<Local
             }
         });
         if let Err(error) = result {
-            log::warn!("a request is refused, for its chunked body is wrong: {error}");
+            stream.tell(
+                log::Level::Warn,
+                "a wrong chunked body",
+                format_args!("a request is refused, for its chunked body is wrong: {error}"),
+            );
             return Err(Box::new(LocalResponse::text(400, "Bad Request\n")));
         }
         if !decoder.is_done() {
@@ -161,7 +177,11 @@ fn whole(hook: &Hook, chunked: bool, limit: usize) -> Result<IoBuffer, Box<Local
         body.copy_from(&reader, 0, usize::MAX);
     }
     if body.len() > limit {
-        log::warn!("a request of more than {} KiB (limits.body_kib) is answered 413", limit >> 10);
+        stream.tell(
+            log::Level::Warn,
+            "a request that is too large",
+            format_args!("a request of more than {} KiB (limits.body_kib) is answered 413", limit >> 10),
+        );
         return Err(too_large());
     }
     Ok(body)
@@ -187,10 +207,10 @@ pub(crate) fn pass_buffered(state: &mut State, messages: &mut Messages<'_>) -> b
         return true;
     }
     if state.unannounced && state.transforms[Side::Response as usize].is_some() {
-        log::warn!(
+        state.stream.tell(log::Level::Warn, "a request that is answered 411", format_args!(
             "a request with a body and no content-length is answered 411: a filter changed it, ATS can send that only \
              as a whole, and has then no place for filters of response bodies"
-        );
+        ));
         state.reply = Some(Box::new(LocalResponse::text(411, "Length Required\n")));
         return false;
     }
@@ -219,7 +239,11 @@ pub(crate) fn frame(outgoing: Outgoing, messages: &mut Messages<'_>) {
         result = result.and_then(|()| request.set(b"Transfer-Encoding", b"chunked"));
     }
     if let Err(error) = result {
-        log::error!("a request's framing cannot be written: {error}");
+        crate::logs::tell(
+            "a request's framing that cannot be written",
+            Some(messages.txn().id()),
+            format_args!("a request's framing cannot be written: {error}"),
+        );
     }
 }
 

@@ -83,10 +83,14 @@ pub(crate) fn begin(rule: &Rule, request: &mut RemapRequest<'_>, handle: TxnHand
             Err(back) => transaction = back,
         }
     }
-    log::error!(
-        "{}: @plugin=wasm_remap.so stands more than {} times in one rule: name its files as several @pparam of one",
-        chain.label(),
-        process::PLACES
+    crate::logs::tell(
+        "a rule that names the plugin too often",
+        Some(txn.id()),
+        format_args!(
+            "{}: @plugin=wasm_remap.so stands more than {} times in one rule: name its files as several @pparam of one",
+            chain.label(),
+            process::PLACES
+        ),
     );
     drop(transaction);
     reply::refuse(txn);
@@ -228,7 +232,11 @@ fn act(this: &Attached<Transaction>, next: Next, hook: Hook) {
         Next::Error => hook.error(),
         Next::Close => {
             if let Err(error) = hook.txn().shut_down() {
-                log::error!("a transaction that a filter closed is answered: {error}");
+                crate::logs::tell(
+                    "a transaction that a filter closed, and that is answered",
+                    Some(hook.txn().id()),
+                    format_args!("a transaction that a filter closed is answered: {error}"),
+                );
             }
             hook.error();
         }
@@ -359,7 +367,13 @@ fn add_after_origin(this: &Attached<Transaction>, state: &mut State, messages: &
     if request_body::was_given_up(state, messages.txn()) {
         // ATS keeps the request's transform in its books then (`HttpSM::post_transform_info`), takes the response's
         // for it, and closes what is gone. What filters cannot see is not sent.
-        log::warn!("the origin answered before it had the request's body: its answer is passed on without its own");
+        state.stream.tell(
+            log::Level::Warn,
+            "an answer before the request's body",
+            format_args!(
+                "the origin answered before it had the request's body: its answer is passed on without its own"
+            ),
+        );
         let answer = messages.server_resp_get().filter(|response| response.status() >= 300);
         state.reply = Some(answer.map_or_else(
             || Box::new(LocalResponse::text(502, "Bad Gateway\n")),

@@ -24,7 +24,11 @@ pub(crate) fn add(txn: Txn<'_>, this: &Attached<Transaction>, state: &mut State,
         && let Err(error) = txn.config_int_set(ConfigKey::HTTP_NUMBER_OF_REDIRECTIONS, 0)
     {
         // ATS follows a redirect with the first response's transform in its books, and never ends.
-        log::warn!("a transaction that follows redirects and has its body transformed may hang: {error}");
+        state.stream.tell(
+            log::Level::Warn,
+            "a redirect with a body",
+            format_args!("a transaction that follows redirects and has its body transformed may hang: {error}"),
+        );
     }
     let transform_side = match side {
         Side::Request => TransformSide::Request,
@@ -38,7 +42,11 @@ pub(crate) fn add(txn: Txn<'_>, this: &Attached<Transaction>, state: &mut State,
                 let _: bool = TransformRef::wake(&transform);
             }));
         }
-        Err(error) => log::error!("the {} body passes its filters by: {error}", side.as_str()),
+        Err(error) => state.stream.tell(
+            log::Level::Error,
+            "a body that passes its filters by",
+            format_args!("the {} body passes its filters by: {error}", side.as_str()),
+        ),
     }
 }
 
@@ -76,7 +84,11 @@ impl TransformHandler for Body {
             if std::mem::take(&mut course.blocked)
                 && let Err(error) = this.schedule(MOMENT)
             {
-                log::error!("a body that waits for its reader has no timer: {error}");
+                state.stream.tell(
+                    log::Level::Error,
+                    "a body without a timer",
+                    format_args!("a body that waits for its reader has no timer: {error}"),
+                );
             }
             drop(course);
             if state.stream.deadline().is_some() || state.stream.is_holding() {
@@ -113,7 +125,11 @@ impl TransformHandler for Body {
         {
             // The origin broke off, ATS has closed us, and now waits for our output (`HttpSM::
             // state_common_wait_for_transform_read`, "Case 2"): for ever, if nothing happens to the client.
-            log::warn!("a response broke off before any of it was sent; its client is let go");
+            state.stream.tell(
+                log::Level::Warn,
+                "a response that broke off",
+                format_args!("a response broke off before any of it was sent; its client is let go"),
+            );
             with_host(&mut state.stream, |host| {
                 if let Ok((messages, ..)) = host.parts() {
                     messages.txn().client_time_out();

@@ -42,7 +42,11 @@ impl Wait {
             }) {
                 Ok(resumer) => Arc::clone(self.resumer.insert(Arc::new(resumer))),
                 Err(error) => {
-                    log::error!("a paused transaction has no timer: {error}");
+                    crate::logs::tell(
+                        "a paused transaction has no timer",
+                        None,
+                        format_args!("a paused transaction has no timer: {error}"),
+                    );
                     return;
                 }
             },
@@ -58,7 +62,11 @@ impl Wait {
             let resumer = Arc::clone(&resumer);
             let resume = move || {
                 if let Err(error) = (*resumer).as_ref().schedule_on_thread(Duration::ZERO, thread) {
-                    log::error!("a paused transaction cannot be resumed: {error}");
+                    crate::logs::tell(
+                        "a paused transaction cannot be resumed",
+                        None,
+                        format_args!("a paused transaction cannot be resumed: {error}"),
+                    );
                 }
             };
             // From elsewhere, taking the resumer's mutex here would be to wait for its handler, which may wait for
@@ -112,7 +120,11 @@ impl Resumer {
         }
         match cont.schedule_on_thread(delay, thread) {
             Ok(action) => *timer = Some(action),
-            Err(error) => log::error!("a paused transaction has no timer: {error}"),
+            Err(error) => crate::logs::tell(
+                "a paused transaction has no timer",
+                None,
+                format_args!("a paused transaction has no timer: {error}"),
+            ),
         }
     }
 }

@@ -24,7 +24,10 @@ pub use cont::{live_conts, run_all_scheduled, run_scheduled, scheduled};
 pub use heap::{Message, live_field_handles};
 pub use iobuf::{BLOCK, live_buffers, take_copied};
 pub use lifecycle::send_message;
-pub use misc::{live_blocks, on_event_thread, set_debug_tag, set_record_int, set_record_string, sockaddr, take_log};
+pub use misc::{
+    live_blocks, on_event_thread, set_debug_tag, set_record_int, set_record_string, sockaddr, take_log, text_log,
+    text_log_rolling,
+};
 pub use stats::set_stat_slots;
 pub use txn::{FakeTxn, Slot};
 pub use vconn::FakeTunnel;

@@ -6,9 +6,11 @@ use std::ffi::{CString, c_char, c_int, c_void};
 use std::net::SocketAddr;
 use std::ptr;
 
-use ats_sys::{TS_ERROR, TS_SUCCESS, TSEvent, TSEventThread, TSMgmtInt, TSMgmtString, TSReturnCode, TSThread};
+use ats_sys::{
+    TS_ERROR, TS_SUCCESS, TSEvent, TSEventThread, TSMgmtInt, TSMgmtString, TSReturnCode, TSTextLogObject, TSThread,
+};
 
-use crate::{bytes, c_text, put};
+use crate::{bytes, c_text, object, put};
 
 /// What this thread is to ATS.
 #[derive(Clone, Copy, PartialEq)]
@@ -21,6 +23,7 @@ enum Kind {
 thread_local! {
     static BLOCKS: RefCell<HashSet<usize>> = RefCell::default();
     static LOG: RefCell<Vec<(&'static str, String)>> = RefCell::default();
+    static TEXT_LOGS: RefCell<HashMap<String, TSTextLogObject>> = RefCell::default();
     static DEBUG_TAG: RefCell<Option<String>> = const { RefCell::new(None) };
     static THREAD: Cell<Kind> = const { Cell::new(Kind::Foreign) };
     /// Its address stands for the event thread.
@@ -152,6 +155,77 @@ fn keep(level: &'static str, format: *const c_char, len: c_int, text: *const c_c
     assert_eq!(c_text(format), "%.*s", "fake ATS: a message must not be a format");
     let line = String::from_utf8_lossy(bytes(text, len)).into_owned();
     LOG.with_borrow_mut(|log| log.push((level, line)));
+}
+
+/// A log file: its lines, and how it is rolled (enabled, seconds, hour, MiB).
+#[derive(Default)]
+struct FakeTextLog {
+    lines: Vec<String>,
+    rolling: [c_int; 4],
+}
+
+/// The lines of a log file of this thread's.
+#[must_use]
+pub fn text_log(name: &str) -> Vec<String> {
+    TEXT_LOGS.with_borrow(|logs| object::<_, FakeTextLog>(logs[name]).lines.clone())
+}
+
+/// How a log file of this thread's is rolled: enabled, seconds, hour, MiB.
+#[must_use]
+pub fn text_log_rolling(name: &str) -> [c_int; 4] {
+    TEXT_LOGS.with_borrow(|logs| object::<_, FakeTextLog>(logs[name]).rolling)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSTextLogObjectCreate(name: *const c_char, mode: c_int, result: *mut TSTextLogObject) -> TSReturnCode {
+    assert_eq!(mode, 3, "fake ATS: with times, and not renamed");
+    TEXT_LOGS.with_borrow_mut(|logs| match logs.entry(c_text(name)) {
+        std::collections::hash_map::Entry::Occupied(_) => {
+            put(result, ptr::null_mut());
+            TS_ERROR
+        }
+        std::collections::hash_map::Entry::Vacant(entry) => {
+            // Never destroyed, as in a server.
+            let log: TSTextLogObject = Box::into_raw(Box::new(FakeTextLog::default())).cast();
+            entry.insert(log);
+            put(result, log);
+            TS_SUCCESS
+        }
+    })
+}
+
+/// Variadic in ATS, see `log_functions`.
+#[unsafe(no_mangle)]
+extern "C" fn TSTextLogObjectWrite(
+    log: TSTextLogObject,
+    format: *const c_char,
+    len: c_int,
+    text: *const c_char,
+) -> TSReturnCode {
+    assert_eq!(c_text(format), "%.*s", "fake ATS: a message must not be a format");
+    object::<_, FakeTextLog>(log).lines.push(String::from_utf8_lossy(bytes(text, len)).into_owned());
+    TS_SUCCESS
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSTextLogObjectRollingEnabledSet(log: TSTextLogObject, enabled: c_int) -> TSReturnCode {
+    object::<_, FakeTextLog>(log).rolling[0] = enabled;
+    if (1..=4).contains(&enabled) { TS_SUCCESS } else { TS_ERROR }
+}
+
+macro_rules! rolling {
+    ($($function:ident: $at:literal;)+) => {$(
+        #[unsafe(no_mangle)]
+        extern "C" fn $function(log: TSTextLogObject, value: c_int) {
+            object::<_, FakeTextLog>(log).rolling[$at] = value;
+        }
+    )+};
+}
+
+rolling! {
+    TSTextLogObjectRollingIntervalSecSet: 1;
+    TSTextLogObjectRollingOffsetHrSet: 2;
+    TSTextLogObjectRollingSizeMbSet: 3;
 }
 
 #[unsafe(no_mangle)]

@@ -6,6 +6,8 @@ mod hooks;
 mod load;
 mod render;
 mod report;
+mod sharing;
+mod surprises;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -22,7 +24,7 @@ use crate::remap::{self, Rules};
 use besides::Besides;
 use bodies::ChainBodies;
 use load::{Loaded, Loader};
-use report::{FilterReport, LimitsReport, Mistake, ModuleReport, Origin, RefusedCall, Report, RuleReport, SharedVm};
+use report::{FilterReport, LimitsReport, LogReport, Mistake, ModuleReport, Origin, RefusedCall, Report, RuleReport};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -159,7 +161,7 @@ impl Checked {
         let mut besides = None;
         if let Some(chain) = &loaded.chain {
             self.alive.push(Arc::clone(chain));
-            hooks = hooks::of_chain(chain);
+            hooks = hooks::of_chain(&loaded.config.filters, chain);
             bodies = bodies::of_chain(&loaded.config.filters, chain);
             let place = rule.as_ref().map_or(String::new(), |rule| format!("{}:{}: ", rule.file, rule.line));
             for (spec, filter) in loaded.config.filters.iter().zip(chain.filters()) {
@@ -170,6 +172,8 @@ impl Checked {
                 warnings
                     .push(format!("{place}no filter of the chain has a callback for transactions: it does nothing"));
             }
+            let surprises = surprises::of(&loaded.config);
+            warnings.extend(surprises.into_iter().map(|warning| format!("{place}{warning}")));
             let found = besides::of(&loaded.config, chain, &loaded.services);
             warnings.extend(found.warnings.iter().map(|warning| format!("{place}{warning}")));
             besides = Some(found);
@@ -240,45 +244,15 @@ impl Checked {
             allowed_capabilities: spec.allowed_capabilities.as_ref().map(|list| list.names().collect()),
             restricted_calls: restricted.map(|import| import.name).collect(),
             callout_hosts: spec.callout_hosts.iter().map(ToString::to_string).collect(),
+            log: LogReport::of(spec),
             vm,
+            vm_memory_bytes: filter.vm_memory_bytes(),
             plugin_context,
         }
     }
 
     fn finish(mut self) -> Report {
-        let mut groups: HashMap<usize, (SharedVm, Vec<usize>)> = HashMap::new();
-        let mut modules = Vec::new();
-        for filter in self.report.rules.iter().flat_map(|rule| &rule.filters) {
-            modules.push(filter.module.sha256.clone());
-            let group = groups.entry(filter.vm).or_insert_with(|| {
-                let shared = SharedVm {
-                    vm: filter.vm,
-                    vm_id: filter.vm_id.clone(),
-                    module_sha256: filter.module.sha256.clone(),
-                    filters: 0,
-                    plugin_contexts: 0,
-                };
-                (shared, Vec::new())
-            });
-            group.0.filters += 1;
-            group.1.push(filter.plugin_context);
-        }
-        modules.sort();
-        modules.dedup();
-        self.report.totals.modules = modules.len();
-        self.report.totals.vms_per_thread = self.vms.len();
-        self.report.totals.plugin_contexts_per_vm_thread = self.contexts.len();
-        let mut shared: Vec<_> = groups.into_values().filter(|(group, _)| group.filters > 1).collect();
-        shared.sort_by_key(|(group, _)| group.vm);
-        self.report.shared = shared
-            .into_iter()
-            .map(|(mut group, mut contexts)| {
-                contexts.sort_unstable();
-                contexts.dedup();
-                group.plugin_contexts = contexts.len();
-                group
-            })
-            .collect();
+        sharing::tell(&mut self.report);
         self.report.ok = self.report.errors.is_empty() && self.report.rules.iter().all(|rule| rule.errors.is_empty());
         self.report
     }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::besides::{ClusterReport, NamespaceReport, ServiceReport};
 use super::bodies::{ChainBodies, FilterBodies};
 use super::hooks::Hook;
-use super::report::{LimitsReport, ModuleReport, Report, RuleReport, SharedVm};
+use super::report::{LimitsReport, LogReport, ModuleReport, Report, RuleReport, SharedVm};
 use crate::output::{Outcome, count, line, list, paragraph, size};
 
 pub(super) fn render(report: &Report, quiet: bool, remap: bool) -> Outcome {
@@ -39,6 +39,9 @@ pub(super) fn render(report: &Report, quiet: bool, remap: bool) -> Outcome {
         services => format!("; {}", count(services, "service")),
     };
     if report.ok {
+        if !quiet {
+            sharing(&mut out, &report.shared);
+        }
         let _ = writeln!(
             out,
             "ok: {rules}{} of {}, in {} a thread with {}{services}",
@@ -64,6 +67,9 @@ fn render_rule(out: &mut String, rule: &RuleReport, shared: &[SharedVm]) {
     list(out, 2, "files", &rule.files);
     let hooks: Vec<_> = rule.hooks.iter().map(hook).collect();
     list(out, 2, "hooks", &hooks);
+    for hook in &rule.hooks {
+        line(out, 4, hook.hook, reasons(hook));
+    }
     bodies(out, &rule.bodies);
     for text in &rule.bodies.advice {
         paragraph(out, 2, "advice", text);
@@ -104,6 +110,7 @@ fn render_rule(out: &mut String, rule: &RuleReport, shared: &[SharedVm]) {
         };
         line(out, 4, "failure", failure);
         limits(out, &filter.limits);
+        line(out, 4, "log", lines(&filter.log));
         list(out, 4, "may call", &filter.callout_hosts);
         list(out, 4, "variables", &filter.environment);
         let others = shared.iter().find(|group| group.vm == filter.vm).map_or(0, |group| group.filters - 1);
@@ -205,6 +212,65 @@ fn hook(hook: &Hook) -> String {
         (filters, None) => format!("{} ({filters})", hook.hook),
         (filters, Some(only)) => format!("{} ({filters}; {only})", hook.hook),
     }
+}
+
+/// Where a filter's lines go.
+fn lines(log: &LogReport) -> String {
+    let level = log.level.unwrap_or("info");
+    let whereto = log.file.as_deref().unwrap_or("diags.log");
+    match level {
+        "off" => "none of its lines".to_owned(),
+        level => format!("{level} and above to {whereto}, {} a second", count(log.lines_per_second as usize, "line")),
+    }
+}
+
+/// VMs that serve several filters: which rules depend on the same one.
+fn sharing(out: &mut String, shared: &[SharedVm]) {
+    /// More users than this are for a script to read.
+    const SHOWN: usize = 5;
+    if shared.is_empty() {
+        return;
+    }
+    out.push_str("shared\n");
+    for each in shared {
+        let vm_id = if each.vm_id.is_empty() { String::new() } else { format!(" (vm_id {})", each.vm_id) };
+        let numbers = format!(
+            "{vm_id}: {}, {} of {}, {}; {} of linear memory each",
+            each.module,
+            count(each.filters, "filter"),
+            count(each.rules, "rule"),
+            count(each.plugin_contexts, "plugin context"),
+            size(each.memory_bytes)
+        );
+        paragraph(out, 2, "VM", &format!("{}{numbers}", each.vm));
+        for user in each.users.iter().take(SHOWN) {
+            let rule = user.rule.as_deref().map_or_else(String::new, |rule| format!(" of {rule}"));
+            line(out, 4, "", format!("{}{rule}, plugin context {}", user.filter, user.plugin_context));
+        }
+        if each.users.len() > SHOWN {
+            line(out, 4, "", format!("and {} more (--format json)", each.users.len() - SHOWN));
+        }
+    }
+    out.push('\n');
+}
+
+/// Which filters need a hook, by which callbacks and keys. Those that need it alike are named together.
+fn reasons(hook: &Hook) -> String {
+    let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
+    for why in &hook.why {
+        let keys = if why.keys.is_empty() { String::new() } else { format!(" ({})", why.keys.join(", ")) };
+        let reason = format!("{}{keys}", why.exports.join(", "));
+        match reasons.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, filters)) => filters.push(&why.filter),
+            None => reasons.push((reason, vec![&why.filter])),
+        }
+    }
+    if reasons.is_empty() {
+        return "to end what the others began".to_owned();
+    }
+    let texts: Vec<_> =
+        reasons.into_iter().map(|(reason, filters)| format!("{}: {reason}", filters.join(" "))).collect();
+    texts.join("; ")
 }
 
 /// What a chain sees of bodies.

@@ -1,6 +1,7 @@
 //! What `check` finds, as JSON has it.
 
 use engine::Limits;
+use engine::config::FilterSpec;
 use serde::Serialize;
 
 use super::besides::{ClusterReport, MetricsReport, NamespaceReport, ServiceReport};
@@ -82,8 +83,11 @@ pub(super) struct FilterReport {
     pub(super) restricted_calls: Vec<String>,
     /// Addresses outside of clusters that it may call.
     pub(super) callout_hosts: Vec<String>,
+    pub(super) log: LogReport,
     /// Filters with equal numbers share their VMs.
     pub(super) vm: usize,
+    /// Linear memory of one such VM once it is configured.
+    pub(super) vm_memory_bytes: u64,
     /// Filters with equal numbers share their plugin context.
     pub(super) plugin_context: usize,
 }
@@ -130,13 +134,48 @@ pub(super) struct RefusedCall {
     pub(super) status: String,
 }
 
+/// Where a filter's lines go.
+#[derive(Serialize)]
+pub(super) struct LogReport {
+    /// From which level on; null is `info`.
+    pub(super) level: Option<&'static str>,
+    /// Null is the server's diagnostics.
+    pub(super) file: Option<String>,
+    pub(super) lines_per_second: u32,
+}
+
+impl LogReport {
+    pub(super) fn of(spec: &FilterSpec) -> Self {
+        LogReport {
+            level: spec.log.level.map(|level| level.as_str()),
+            file: spec.log.file.as_ref().map(|file| file.name.clone()),
+            lines_per_second: spec.limits.log_lines,
+        }
+    }
+}
+
+/// A VM that serves more than one filter.
 #[derive(Serialize)]
 pub(super) struct SharedVm {
     pub(super) vm: usize,
     pub(super) vm_id: String,
+    pub(super) module: String,
     pub(super) module_sha256: String,
     pub(super) filters: usize,
+    pub(super) rules: usize,
     pub(super) plugin_contexts: usize,
+    /// Linear memory of one such VM once it is configured.
+    pub(super) memory_bytes: u64,
+    pub(super) users: Vec<User>,
+}
+
+/// A filter that shares its VM.
+#[derive(Serialize)]
+pub(super) struct User {
+    /// Null where files were named, and no rules.
+    pub(super) rule: Option<String>,
+    pub(super) filter: String,
+    pub(super) plugin_context: usize,
 }
 
 #[derive(Serialize, Default)]
@@ -148,6 +187,9 @@ pub(super) struct Totals {
     pub(super) modules: usize,
     pub(super) vms_per_thread: usize,
     pub(super) plugin_contexts_per_vm_thread: usize,
+    /// About what the VMs of one event thread take at the start: their linear memory, of which untouched pages take
+    /// nothing, and what each takes beside it.
+    pub(super) memory_bytes_per_thread: u64,
 }
 
 impl Default for Report {

@@ -68,6 +68,10 @@ impl Recorder {
 }
 
 impl StreamHost for Recorder {
+    fn transaction_id(&self) -> Option<u64> {
+        self.inner.transaction_id()
+    }
+
     fn begin(&mut self, callback: Callback) {
         let now = self.shared.0.lock().clone();
         lock(&self.trace).begin(callback, &now);

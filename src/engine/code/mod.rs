@@ -27,6 +27,7 @@ use parking_lot::Mutex;
 use crate::config::{Code, CodeCache, ConfigFile, Source};
 use crate::engines::{Compiler, EngineVariant, Engines, Variant};
 use crate::error::Error;
+use crate::journal::note_source;
 use crate::module::{Digest, Module, one_line};
 use cache::Cache;
 use files::Files;
@@ -126,7 +127,8 @@ impl Library {
             let module = match (cached, &found.bytes) {
                 (Some(module), _) => module,
                 (None, Some(bytes)) => {
-                    compile(&home, found.digest, bytes, &name.to_string(), &self.gate, cache.as_deref()).map_err(named)?
+                    compile(&home, found.digest, bytes, &name.to_string(), &self.gate, cache.as_deref())
+                        .map_err(named)?
                 }
                 // Known by its digest, and nowhere compiled: now its bytes are needed. Should the file be another one
                 // by now, it is that one's turn.
@@ -215,6 +217,7 @@ impl Library {
             && let Some((id, digest)) = cache.digest(path)
         {
             self.files.insert(id, digest);
+            note_source(digest, path, None);
             return Ok(Found { digest, bytes: None });
         }
         self.read(source, cache)
@@ -229,6 +232,7 @@ impl Library {
         };
         let (bytes, id) = files::read(path).map_err(|error| cannot_be_read(path, &error))?;
         let digest = Digest::of(&bytes);
+        note_source(digest, path, Some(&bytes));
         if let Some(id) = id {
             self.files.insert(id, digest);
             if let Some(cache) = cache {

@@ -8,9 +8,11 @@ use serde::Deserialize;
 
 use super::code::{Code, RawModule};
 use super::limits::RawLimits;
+use super::log::RawLog;
 use super::{HostPattern, Isolation};
 use crate::body::Side;
 use crate::capabilities::Capabilities;
+use crate::journal::LogSettings;
 use crate::limits::Limits;
 
 /// What becomes of a transaction when one of its filters fails.
@@ -136,6 +138,8 @@ pub struct FilterSpec {
     pub allowed_capabilities: Option<Capabilities>,
     /// Addresses outside of clusters that it may call.
     pub callout_hosts: Vec<HostPattern>,
+    /// From which level on its lines are kept, and where.
+    pub log: LogSettings,
     /// The file that the filter comes from, for messages.
     pub source: String,
 }
@@ -171,6 +175,8 @@ pub(super) struct RawFilter {
     allowed_capabilities: Option<Capabilities>,
     #[serde(default)]
     callout_hosts: Vec<HostPattern>,
+    #[serde(default)]
+    log: RawLog,
 }
 
 /// A key that is there has a value: one without would read as "everything is allowed" and mean "nothing is".
@@ -179,7 +185,7 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<C
 }
 
 impl RawFilter {
-    pub(super) fn resolve(self, file: &Path, home: &Path) -> Result<FilterSpec, String> {
+    pub(super) fn resolve(self, file: &Path, home: &Path, log: &RawLog) -> Result<FilterSpec, String> {
         if self.name.is_empty() || self.name.chars().any(char::is_control) {
             return Err("'name' must be printable text, since log lines and metrics carry it".to_owned());
         }
@@ -205,6 +211,7 @@ impl RawFilter {
             isolation: self.isolation,
             allowed_capabilities: self.allowed_capabilities,
             callout_hosts: self.callout_hosts,
+            log: self.log.resolve(log)?,
             source: file.display().to_string(),
         })
     }

@@ -17,6 +17,7 @@ pub(super) struct RawLimits {
     body_kib: Option<u32>,
     header_kib: Option<u32>,
     header_count: Option<u32>,
+    log_lines_per_second: Option<u32>,
 }
 
 impl RawLimits {
@@ -47,6 +48,14 @@ impl RawLimits {
                 }
                 *limit = usize::try_from(value).unwrap_or(usize::MAX).saturating_mul(unit);
             }
+        }
+        if let Some(lines) = self.log_lines_per_second {
+            if lines == 0 {
+                return Err(
+                    "limits.log_lines_per_second: must be at least 1; `log: {level: off}` keeps no line".to_owned()
+                );
+            }
+            limits.log_lines = lines;
         }
         for (name, value, limit) in [
             ("callback_ms", self.callback_ms, &mut limits.callback),

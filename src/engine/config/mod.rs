@@ -9,6 +9,7 @@ pub mod error;
 mod filter;
 mod isolation;
 mod limits;
+mod log;
 mod metrics;
 mod namespaces;
 mod reads;
@@ -115,6 +116,7 @@ struct RawFile {
     #[serde(default)]
     watch: bool,
     code_cache: Option<code::RawCodeCache>,
+    log: Option<log::RawLog>,
 }
 
 /// Reads one filter file.
@@ -160,10 +162,11 @@ pub fn parse(file: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
             ));
         }
     };
+    let log = raw.log.unwrap_or_default();
     let home = file.parent().unwrap_or(Path::new("."));
     let list = |key: &str, raw: Vec<RawFilter>| {
         let one = |(index, filter): (usize, RawFilter)| {
-            filter.resolve(file, home).map_err(|message| fail(format!("{key}[{index}]: {message}")))
+            filter.resolve(file, home, &log).map_err(|message| fail(format!("{key}[{index}]: {message}")))
         };
         raw.into_iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()
     };

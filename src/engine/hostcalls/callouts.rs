@@ -13,6 +13,7 @@ use callout::{Cluster, GrpcRequest, HttpRequest, Pairs, Refused};
 use crate::abi::pairs;
 use crate::answer::{CallKind, News, Outgoing, Way};
 use crate::error::Error;
+use crate::journal::{self, Place};
 use crate::memory::{self, Guest};
 use crate::observe::CalloutOutcome;
 use crate::state::VmState;
@@ -277,20 +278,21 @@ fn complain(state: &mut VmState, upstream: &[u8], unknown: &Unknown) {
         return;
     }
     state.complaints.push(upstream.into());
-    let filter = state.root().map_or("", |root| &root.plugin.name);
+    let place = Place { txn: None, ..state.place(None) };
+    let filter = place.filter;
     let upstream = String::from_utf8_lossy(upstream);
     let upstream = upstream.escape_debug();
-    match unknown {
-        Unknown::NotAllowed => log::error!(
-            target: "wasm_remap",
+    let what = format!("call of '{upstream:.100}', which is unknown,");
+    let text = match unknown {
+        Unknown::NotAllowed => format!(
             "filter '{filter}' calls {upstream}, which its callout_hosts do not allow: add it there, or define a cluster"
         ),
-        Unknown::NoCluster | Unknown::Malformed => log::error!(
-            target: "wasm_remap",
+        Unknown::NoCluster | Unknown::Malformed => format!(
             "filter '{filter}' calls the cluster '{upstream}', which is not defined: add it under 'clusters' in a file \
              of the rule"
         ),
-    }
+    };
+    journal::told(log::Level::Error, &what, place, format_args!("{text}"));
 }
 
 #[cfg(test)]

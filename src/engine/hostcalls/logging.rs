@@ -2,16 +2,11 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::abi::LogLevel;
+use crate::abi::{Callback, LogLevel};
 use crate::error::Error;
+use crate::journal;
 use crate::memory::{self, Guest};
 use crate::state::VmState;
-
-/// The target under which a guest's lines reach the `log` crate's logger.
-pub const GUEST_TARGET: &str = "wasm_remap::guest";
-
-/// One line longer than this is cut: a guest must not fill the disk with one call.
-const MAX_LINE: usize = 16 << 10;
 
 pub(super) fn log(guest: &mut Guest<'_>, level: i32, data: i32, size: i32) -> Result<(), Error> {
     let level = LogLevel::from_wire(level).ok_or_else(|| Error::BadArgument("log level"))?;
@@ -22,14 +17,8 @@ pub(super) fn log(guest: &mut Guest<'_>, level: i32, data: i32, size: i32) -> Re
 }
 
 pub(super) fn get_log_level(guest: &mut Guest<'_>, out: i32) -> Result<(), Error> {
-    let level = match log::max_level() {
-        log::LevelFilter::Trace => LogLevel::Trace,
-        log::LevelFilter::Debug => LogLevel::Debug,
-        log::LevelFilter::Info => LogLevel::Info,
-        log::LevelFilter::Warn => LogLevel::Warn,
-        log::LevelFilter::Error => LogLevel::Error,
-        log::LevelFilter::Off => LogLevel::Critical,
-    };
+    // Of the start function nobody asks, and nobody knows whose it is.
+    let level = guest.data().root().map_or(LogLevel::Info, |root| root.plugin.log.0.level());
     let (memory, _) = memory::split(guest)?;
     memory::write_u32(memory, out, (level as i32).cast_unsigned())
 }
@@ -43,19 +32,17 @@ pub(super) fn get_current_time_nanoseconds(guest: &mut Guest<'_>, out: i32) -> R
 
 /// Writes a line of the guest's to the log, with the filter and the context that it speaks for.
 pub(crate) fn write_line(state: &VmState, level: LogLevel, message: &[u8]) {
-    let to = match level {
-        LogLevel::Trace => log::Level::Trace,
-        LogLevel::Debug => log::Level::Debug,
-        LogLevel::Info => log::Level::Info,
-        LogLevel::Warn => log::Level::Warn,
-        LogLevel::Error | LogLevel::Critical => log::Level::Error,
-    };
-    if !log::log_enabled!(target: GUEST_TARGET, to) {
-        return;
+    let starts = matches!(state.callback, Callback::Start | Callback::VmStart | Callback::Configure);
+    let starting = starts.then_some(&state.start_lines);
+    match state.root() {
+        Some(root) => {
+            let log = &root.plugin.log.0;
+            // What is not kept costs nothing more.
+            if log.keeps(level) {
+                let rule = state.rule();
+                log.write(level, state.effective_context, starting, state.place(rule.as_deref()), message);
+            }
+        }
+        None => journal::write_stray(level, &state.start_lines, state.place(None), message),
     }
-    let message = &message[..message.len().min(MAX_LINE)];
-    let filter = state.root().map_or("-", |root| root.plugin.name.as_str());
-    let context = state.effective_context;
-    log::log!(target: GUEST_TARGET, to, "[{filter}] #{context} {}: {}",
-        level.as_str(), String::from_utf8_lossy(message));
 }

@@ -16,6 +16,7 @@
 
 use crate::abi::MetricType;
 use crate::error::Error;
+use crate::journal::{self, Place};
 use crate::memory::{self, Guest};
 
 pub(super) fn define_metric(
@@ -41,7 +42,8 @@ pub(super) fn define_metric(
             metrics.sink(metric_type)
         }
         Err(error) => {
-            log::warn!("metric {name}: {error}");
+            let place = Place { txn: None, ..state.place(None) };
+            journal::told(log::Level::Warn, "refused metric", place, format_args!("metric {name:.100}: {error}"));
             return Err(error);
         }
     };

@@ -23,7 +23,6 @@ mod signatures;
 mod streams;
 
 pub use foreign::{FOREIGN_FUNCTIONS, ForeignFunction};
-pub use logging::GUEST_TARGET;
 pub(crate) use logging::write_line;
 pub use sdks::{Survives, assemblyscript_sdk, rust_sdk};
 use wasmtime::Linker;

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use crate::answer::News;
 use crate::error::Error;
+use crate::journal;
 use crate::memory::{self, Guest};
 use crate::shared::QueueConsumer;
 use crate::state::VmState;
@@ -48,7 +49,11 @@ pub(super) fn store(state: &VmState, key: &[u8], value: &[u8], cas: u32, ttl: Op
     let vm_id = &state.settings.vm_id;
     match state.shared.data.set_with_ttl(vm_id, key, value, cas, ttl) {
         Err(Error::TooLarge(_)) => {
-            log::warn!("shared data of vm_id {vm_id:?}: a value of {} bytes exceeds the whole namespace", value.len());
+            let text = format_args!(
+                "shared data of vm_id {vm_id:?}: a value of {} bytes exceeds the whole namespace",
+                value.len()
+            );
+            journal::told(log::Level::Warn, "too large value of shared data", state.place(None), text);
             Ok(())
         }
         result => result,

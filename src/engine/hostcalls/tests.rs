@@ -47,6 +47,7 @@ impl Scene {
             root_id: "root".to_owned(),
             configuration: Arc::from(&b"configuration"[..]),
             upstreams: Arc::new(upstreams()),
+            log: crate::settings::SiteOf(crate::journal::Site::plain()),
         });
         let root = RootContext {
             plugin,
@@ -57,7 +58,7 @@ impl Scene {
             declared: BTreeMap::new(),
             queues: BTreeMap::new(),
         };
-        let cell = StreamCell::new(crate::body::Bodies::default());
+        let cell = StreamCell::new(crate::body::Bodies::default(), 0);
         let state = guest.store.data_mut();
         state.contexts.insert(ROOT, Context::Root(Box::new(root)));
         state.contexts.insert(STREAM, Context::Stream { root: ROOT, filter: 0, cell });
@@ -393,7 +394,7 @@ fn resuming_and_closing_are_effects() {
 fn the_effective_context_decides_whose_stream_it_is() {
     let mut scene = Scene::in_root();
     let other = SharedTransaction::new(Transaction::get("b.test", "/b"));
-    let cell = StreamCell::new(crate::body::Bodies::default());
+    let cell = StreamCell::new(crate::body::Bodies::default(), 0);
     cell.put_host(Some(other.host()), true);
     scene.guest.store.data_mut().contexts.insert(7, Context::Stream { root: ROOT, filter: 0, cell: Arc::clone(&cell) });
     assert_eq!(scene.guest.call("proxy_set_effective_context", &[99]), BAD_ARGUMENT);

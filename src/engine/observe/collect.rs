@@ -123,6 +123,8 @@ fn of_filters(runtime: &Runtime) -> Vec<Family> {
         Family::new(Counter, "wasm_remap_rule_callouts_total", "Callouts of the filter, by how they ended.");
     let mut callout_times =
         Family::new(Histogram, "wasm_remap_rule_callout_duration_seconds", "Time from a callout's begin to its end.");
+    let mut lines =
+        Family::new(Counter, "wasm_remap_rule_log_lines_dropped_total", "Lines of the filter beyond its limit.");
     for stats in runtime.0.registry.all() {
         let read: filter::FilterNumbers = stats.read();
         let labels = [("rule", stats.rule()), ("filter", stats.filter())];
@@ -137,6 +139,7 @@ fn of_filters(runtime: &Runtime) -> Vec<Family> {
             }
         } else {
             rebuilds.add(&labels, Value::Integer(read.rebuilds));
+            lines.add(&labels, Value::Integer(read.log_dropped));
         }
         for (reason, count) in read.traps {
             traps.add(&[rule, name, ("reason", reason)], Value::Integer(count));
@@ -151,7 +154,7 @@ fn of_filters(runtime: &Runtime) -> Vec<Family> {
             callout_times.add(&labels, Value::Histogram(times));
         }
     }
-    vec![streams, callbacks, traps, rebuilds, failures, pauses, paused, responses, callouts, callout_times]
+    vec![streams, callbacks, traps, rebuilds, failures, pauses, paused, responses, callouts, callout_times, lines]
 }
 
 fn of_vms(runtime: &Runtime) -> Vec<Family> {

@@ -85,6 +85,7 @@ pub(super) struct Process {
     pub(super) rebuilds: AtomicU64,
     pub(super) callouts: [AtomicU64; CalloutOutcome::ALL.len()],
     pub(super) failures: AtomicU64,
+    pub(super) log_dropped: AtomicU64,
 }
 
 /// What is counted of one filter of one rule, from the first load of that rule on, reloads included.
@@ -118,6 +119,7 @@ struct Rare {
     failures: [AtomicU64; 2],
     callouts: [AtomicU64; CalloutOutcome::ALL.len()],
     callout_times: OnceLock<Box<Latency>>,
+    log_dropped: AtomicU64,
 }
 
 impl std::fmt::Debug for FilterStats {
@@ -221,6 +223,12 @@ impl FilterStats {
         self.process.failures.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A line of the filter's was one too many.
+    pub(crate) fn log_dropped(&self) {
+        self.rare().log_dropped.fetch_add(1, Ordering::Relaxed);
+        self.process.log_dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// A callout of this filter ended, so long after it began. Any thread.
     pub fn callout(&self, outcome: CalloutOutcome, time: Duration) {
         self.rare().callouts[outcome as usize].fetch_add(1, Ordering::Relaxed);
@@ -241,6 +249,7 @@ impl FilterStats {
         }
         numbers.failures = [("closed", 0), ("open", 0)];
         let Some(rare) = self.rare.get() else { return numbers };
+        numbers.log_dropped = rare.log_dropped.load(Ordering::Relaxed);
         numbers.rebuilds = rare.rebuilds.load(Ordering::Relaxed);
         numbers.failures = [("closed", FailurePolicy::Closed), ("open", FailurePolicy::Open)]
             .map(|(name, policy)| (name, rare.failures[policy as usize].load(Ordering::Relaxed)));
@@ -265,6 +274,7 @@ pub(super) struct FilterNumbers {
     pub(super) paused_nanos: u64,
     pub(super) local_responses: u64,
     pub(super) rebuilds: u64,
+    pub(super) log_dropped: u64,
     pub(super) failures: [(&'static str, u64); 2],
     pub(super) traps: Vec<(&'static str, u64)>,
     pub(super) callouts: Vec<(&'static str, u64)>,

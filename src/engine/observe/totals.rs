@@ -79,6 +79,11 @@ impl Runtime {
                 "Callouts that ended without a response.",
                 all - callouts[CalloutOutcome::Ok as usize],
             ),
+            Total::counter(
+                "log_lines_dropped",
+                "Lines of filters beyond their limits.",
+                process.log_dropped.load(Ordering::Relaxed),
+            ),
             Total::gauge("vms", "VMs that there are.", vms),
             Total::gauge("vm_memory_bytes", "Linear memory of all guests.", memory),
             Total::gauge("data_entries", "Entries of shared data.", entries),

@@ -200,7 +200,7 @@ impl<'p> Entry<'p> {
                 self.leave();
             }
             Err(error) => {
-                log::error!(target: "wasm_remap", "end of a plugin context: {error}");
+                self.report_end(&error);
                 self.poison(&error, None);
             }
         }
@@ -225,7 +225,7 @@ impl<'p> Entry<'p> {
             match deleted {
                 Ok(deleted) => self.slot.counters.roots_deleted.add(deleted),
                 Err(error) => {
-                    log::error!(target: "wasm_remap", "end of a plugin context: {error}");
+                    self.report_end(&error);
                     self.discard(&error, None);
                 }
             }
@@ -249,6 +249,19 @@ impl<'p> Entry<'p> {
         }
         if let Some(lost) = lost {
             lost.cells.iter().for_each(|cell| cell.wake());
+        }
+    }
+
+    /// The name of the filter whose plugin context ran last; empty if it was a stream's.
+    pub(super) fn culprit(&mut self) -> String {
+        self.current().map_or_else(String::new, |vm| culprit(vm))
+    }
+
+    #[cold]
+    fn report_end(&mut self, error: &Error) {
+        let (pool, index) = (self.pool, self.index);
+        if let Some(vm) = self.current() {
+            pool.report_end(index, vm, error);
         }
     }
 
@@ -356,7 +369,7 @@ impl<'p> Entry<'p> {
         let Some(single) = self.guard.singles.live(number) else { return self.leave() };
         let root = single.root;
         if let Err(error) = single.vm.remove_root(root) {
-            log::error!(target: "wasm_remap", "end of a plugin context: {error}");
+            self.report_end(&error);
             return self.poison(&error, None);
         }
         let mut aftermath = single.vm.aftermath();
@@ -379,7 +392,19 @@ fn set_aside() -> Error {
     Error::Start("its plugin context could not be made anew, and is tried again in a while".to_owned())
 }
 
+/// The name of the filter whose plugin context ran last in this VM; empty if it was a stream's.
+fn culprit(vm: &Vm) -> String {
+    vm.state().blamed().map_or_else(String::new, |stats| stats.filter().to_owned())
+}
+
 impl Pool {
+    #[cold]
+    pub(super) fn report_end(&self, slot: usize, vm: &Vm, error: &Error) {
+        let name = culprit(vm);
+        let text = format_args!("filter '{name}': end of a plugin context: {error}");
+        self.report(slot, "failure at the end of a plugin context", &name, error, text);
+    }
+
     /// From now on streams of this pool must look for what callbacks of other contexts do to them, if this one may.
     pub(super) fn note_asynchronous(&self, aftermath: &Aftermath) {
         if aftermath.asynchronous {

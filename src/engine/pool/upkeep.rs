@@ -26,7 +26,10 @@ impl Pool {
                 return Some(at);
             }
             if let Err(error) = entry.ensure_vm() {
-                log::error!(target: "wasm_remap", "a VM of module {} could not be rebuilt: {error}", self.spec.module.digest());
+                let digest = self.spec.module.digest();
+                let what = format!("failure to rebuild a VM of module {digest}");
+                let text = format_args!("a VM of module {digest} could not be rebuilt: {error}");
+                self.report(slot, &what, "", &error, text);
                 let again = entry.guard.backoff.not_before();
                 // This is the rebuilder, which knows.
                 entry.attend = false;
@@ -65,7 +68,8 @@ impl Pool {
         match trial {
             Ok(_) => entry.restore_one(index, &spec),
             Err(error) => {
-                log::error!(target: "wasm_remap", "filter '{}': its plugin context still cannot be made: {error}", spec.name);
+                let text = format_args!("filter '{}': its plugin context still cannot be made: {error}", spec.name);
+                self.report(slot, "failure to make a plugin context anew", &spec.name, &error, text);
                 entry.guard.roots.refuse(index, now);
             }
         }
@@ -93,7 +97,8 @@ impl Pool {
                 next.map(|(due, _)| due)
             }
             Err(error) => {
-                log::error!(target: "wasm_remap", "tick: {error}");
+                let name = entry.culprit();
+                self.report(slot, "failure of a tick", &name, &error, format_args!("filter '{name}': tick: {error}"));
                 entry.poison(&error, None);
                 // A rebuilt VM sets its timers when it is configured. Where there are others, theirs go on.
                 self.single.then_some(now)
@@ -116,7 +121,8 @@ impl Pool {
             Ok(()) => entry.leave(),
             Err(error) => {
                 let name = vm.plugin_name(root);
-                log::error!(target: "wasm_remap", "filter '{name}': {about}: {error}");
+                let text = format_args!("filter '{name}': {about}: {error}");
+                self.report(address.slot, &format!("failure at {about}"), &name, &error, text);
                 entry.poison(&error, None);
             }
         }
@@ -180,7 +186,8 @@ impl Pool {
                 Ok(Some(single)) => self.put(slot, index, spec, single),
                 Ok(None) => break,
                 Err(error) => {
-                    log::error!(target: "wasm_remap", "filter '{}': no VM for its next transactions: {error}", spec.name);
+                    let text = format_args!("filter '{}': no VM for its next transactions: {error}", spec.name);
+                    self.report(slot, "failure to build a VM for transactions", &spec.name, &error, text);
                     self.lock(slot).note_refused(index, spec, &error);
                     break;
                 }
@@ -211,11 +218,11 @@ impl Entry<'_> {
             return;
         }
         if let Err(error) = self.restore_root(index, spec) {
-            log::error!(
-                target: "wasm_remap",
+            let text = format_args!(
                 "filter '{}': its plugin context could not be made anew, and is tried again in a while: {error}",
                 spec.name
             );
+            self.pool.report(self.index, "failure to make a plugin context anew", &spec.name, &error, text);
         }
     }
 
@@ -234,7 +241,7 @@ impl Entry<'_> {
         let mut singles = self.guard.singles.remove_stock(index);
         for single in &mut singles {
             if let Err(error) = single.vm.remove_root(single.root) {
-                log::error!(target: "wasm_remap", "end of a plugin context: {error}");
+                self.pool.report_end(self.index, &single.vm, &error);
             }
             self.slot.counters.roots_deleted.add(1);
             self.slot.counters.vms_dropped.add(1);

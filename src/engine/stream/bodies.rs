@@ -165,7 +165,7 @@ impl Course {
         ));
         match side {
             Side::Request => {
-                super::policy::report(chain, at, &error, "the transaction is answered 413");
+                super::policy::report(chain, self.place(chain, at), at, &error, "the transaction is answered 413");
                 self.let_go();
                 Err(Verdict::Respond(Box::new(LocalResponse::text(413, "Content Too Large\n"))))
             }

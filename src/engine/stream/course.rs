@@ -15,6 +15,7 @@ use crate::config::At;
 use crate::counters::SlotCounters;
 use crate::error::Error;
 use crate::host::StreamHost;
+use crate::journal::{Place, Thread};
 use crate::pool::Entry;
 use crate::vm::Vm;
 
@@ -86,6 +87,8 @@ pub(super) struct Course {
     /// The filters that hold something, and since when.
     held: Vec<(usize, Instant)>,
     finished: bool,
+    /// The transaction's number, for log lines: also when the host is gone.
+    pub(super) txn: Option<u64>,
     /// Which filters see the response that passes.
     response_at: At,
     /// By side: the headers came without a body behind them.
@@ -113,7 +116,8 @@ impl Course {
         });
         Course {
             slot,
-            cell: StreamCell::new(chain.bodies()),
+            cell: StreamCell::new(chain.bodies(), chain.label_number()),
+            txn: host.transaction_id(),
             host: Some(host),
             parts: parts.collect(),
             headers: [None; 2],
@@ -407,7 +411,7 @@ impl Course {
             match result {
                 Ok(()) => entry.leave_ended(),
                 Err(error) => {
-                    super::policy::report(chain, at, &error, "the transaction is over");
+                    super::policy::report(chain, self.place(chain, at), at, &error, "the transaction is over");
                     entry.poison(&error, Some(&filter.stats));
                 }
             }
@@ -418,6 +422,13 @@ impl Course {
     pub(super) fn tally(&self, chain: &Chain, at: usize, count: impl FnOnce(&SlotCounters)) {
         let entry = chain.filters()[at].plugin.pool.lock(self.slot);
         count(&entry.slot.counters);
+    }
+
+    /// Where the filter's part of the stream is, for log lines.
+    #[cold]
+    pub(super) fn place<'c>(&self, chain: &'c Chain, at: usize) -> Place<'c> {
+        let thread = Thread::Slot(self.slot);
+        Place { filter: chain.filters()[at].name(), rule: chain.label(), thread, txn: self.txn }
     }
 
     /// Whether the filter's context still lives in its VM.

@@ -18,6 +18,7 @@ use crate::body::{BodyBuffer, Side};
 use crate::chain::Chain;
 use crate::config::At;
 use crate::host::{LocalResponse, StreamHost, Waker};
+use crate::journal::{self, Place, Thread};
 use course::Course;
 
 /// What a host is to do next.
@@ -118,6 +119,15 @@ impl Stream {
     #[must_use]
     pub fn failed(&self) -> bool {
         self.course.failed
+    }
+
+    /// Logs something about this transaction that clients or filters can bring about as often as they like: it is told
+    /// in full when it occurs first in a rule, and counted after that, as `what`.
+    #[cold]
+    pub fn tell(&self, level: log::Level, what: &str, text: std::fmt::Arguments<'_>) {
+        let thread = Thread::Slot(self.course.slot);
+        let place = Place { filter: "", rule: self.chain.label(), thread, txn: self.course.txn };
+        journal::told(level, what, place, text);
     }
 
     /// Shows the request headers to every filter, first to last.

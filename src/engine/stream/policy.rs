@@ -6,6 +6,7 @@ use crate::chain::Chain;
 use crate::config::FailurePolicy;
 use crate::error::Error;
 use crate::host::LocalResponse;
+use crate::journal::{self, Place};
 
 impl Course {
     /// Applies the failure policy to a filter whose context is lost. `None` goes on without it.
@@ -21,11 +22,23 @@ impl Course {
         chain.filters()[at].stats.failure(chain.filters()[at].policy);
         match chain.filters()[at].policy {
             FailurePolicy::Open => {
-                report(chain, at, error, "failure_policy open: the transaction goes on without it");
+                report(
+                    chain,
+                    self.place(chain, at),
+                    at,
+                    error,
+                    "failure_policy open: the transaction goes on without it",
+                );
                 None
             }
             FailurePolicy::Closed => {
-                report(chain, at, error, "failure_policy closed: the transaction is answered 503");
+                report(
+                    chain,
+                    self.place(chain, at),
+                    at,
+                    error,
+                    "failure_policy closed: the transaction is answered 503",
+                );
                 self.failed = true;
                 self.let_go();
                 self.cell.unpark();
@@ -49,13 +62,13 @@ impl Course {
     }
 }
 
-/// One line that says which rule and filter failed, how, and what became of the transaction.
+/// One line that says which rule and filter failed, how, and what became of the transaction. What occurs again is counted.
 #[cold]
-pub(super) fn report(chain: &Chain, at: usize, error: &Error, outcome: &str) {
+pub(super) fn report(chain: &Chain, place: Place<'_>, at: usize, error: &Error, outcome: &str) {
     let filter = &chain.filters()[at];
-    let backtrace = match error {
-        Error::Trap(trap) if !trap.backtrace.is_empty() => format!("; in {}", trap.backtrace.join(" < ")),
-        _ => String::new(),
-    };
-    log::error!(target: "wasm_remap", "{}: filter '{}': {error}; {outcome}{backtrace}", chain.label(), filter.name());
+    let text = format_args!("{}: filter '{}': {error}; {outcome}", chain.label(), filter.name());
+    match error {
+        Error::Trap(trap) => journal::trapped(filter.module().digest(), trap, place, text),
+        error => journal::told(log::Level::Error, &format!("{error}; {outcome}"), place, text),
+    }
 }

@@ -4,6 +4,7 @@ use wasmtime::WasmBacktrace;
 
 use crate::abi::Callback;
 use crate::error::{Error, Trap, TrapKind};
+use crate::journal::Frame;
 
 /// Sorts a guest's end into its class.
 pub(super) fn trap(callback: Callback, error: &wasmtime::Error) -> Error {
@@ -22,14 +23,14 @@ pub(super) fn trap(callback: Callback, error: &wasmtime::Error) -> Error {
         }
     };
     let backtrace = error.downcast_ref::<WasmBacktrace>().map_or_else(Vec::new, |backtrace| {
-        let frames = backtrace.frames().iter().take(20);
-        frames
-            .map(|frame| match frame.func_name() {
-                // Without the hash, which means nothing to anybody.
-                Some(name) => format!("{:#}", rustc_demangle::demangle(name)),
-                None => format!("function {}", frame.func_index()),
-            })
-            .collect()
+        let number = |offset: usize| u32::try_from(offset).ok();
+        let frames = backtrace.frames().iter().take(20).map(|frame| Frame {
+            function: frame.func_index(),
+            offset: frame.func_offset().and_then(number).unwrap_or(0),
+            module_offset: frame.module_offset().and_then(number),
+            name: frame.func_name().map(str::to_owned),
+        });
+        frames.collect()
     });
     Error::Trap(Box::new(Trap { callback, kind, reason, backtrace }))
 }
