@@ -112,7 +112,7 @@ impl Pool {
     }
 
     /// A VM for this slot; for none, to try something out.
-    fn build_vm(self: &Arc<Self>, slot: Option<usize>) -> Result<Vm, Error> {
+    fn build_vm(self: &Arc<Self>, slot: Option<usize>, rebuilt: bool) -> Result<Vm, Error> {
         /// Tells VMs apart, also of different pools.
         static VMS: AtomicU64 = AtomicU64::new(1);
         let reaches = slot.filter(|_| !self.runtime.0.offline);
@@ -120,6 +120,7 @@ impl Pool {
             address: Address { pool: Arc::downgrade(self), slot: index, vm: VMS.fetch_add(1, Ordering::Relaxed) },
             station: Arc::clone(&self.slots[index].station),
             service: self.service,
+            rebuilt,
             calls: Arc::clone(&self.runtime.0.calls),
         });
         let inner = &self.runtime.0;
@@ -168,7 +169,7 @@ impl Pool {
         }
         let first = self.plugins.lock().specs.iter().all(Option::is_none);
         if !first {
-            self.build_vm(None)?.add_root(&spec)?;
+            self.build_vm(None, false)?.add_root(&spec)?;
         }
         let index = {
             let mut plugins = self.plugins.lock();
@@ -412,7 +413,7 @@ impl Entry<'_> {
     /// Builds the VM with every plugin of the pool.
     fn build(&mut self) -> Result<(), Error> {
         let specs = self.pool.plugins.lock().specs.clone();
-        let mut vm = Box::new(self.pool.build_vm(Some(self.index))?);
+        let mut vm = Box::new(self.pool.build_vm(Some(self.index), self.guard.generation > 0)?);
         let mut roots = vec![None; specs.len()];
         for (root, spec) in roots.iter_mut().zip(&specs) {
             if let Some(spec) = spec {
