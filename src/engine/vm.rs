@@ -39,6 +39,8 @@ pub(crate) struct Home {
     pub(crate) station: Arc<Station>,
     /// It serves a service.
     pub(crate) service: bool,
+    /// There was another VM before it in its slot.
+    pub(crate) rebuilt: bool,
     /// Calls under way, of all VMs.
     pub(crate) calls: Arc<AtomicUsize>,
 }

@@ -9,7 +9,11 @@ use wasm_remap_tests::{Builder, Client, Connection, Origin, Reply, Rule, Traffic
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn filter(name: &str, configuration: &str) -> String {
-    format!("  - name: {name}\n    module: {{guest:counter}}\n    configuration: {configuration}\n")
+    // Its lines are what is looked at, however many there are.
+    format!(
+        "  - name: {name}\n    module: {{guest:counter}}\n    configuration: {configuration}\n    \
+         limits: {{log_lines_per_second: 100000}}\n"
+    )
 }
 
 fn builder(origin: &Origin) -> Builder {
@@ -36,8 +40,10 @@ fn events(lines: &[String]) -> Vec<(String, String, u32)> {
         let (head, tail) = line.split_once(" info: lifecycle ")?;
         // [date] [thread] NOTE: [wasm_remap] [filter] #context
         let filter = head.rsplit_once("] #")?.0.rsplit_once('[')?.1;
+        // lifecycle <event> <context> | filter=... rule=... thread=... txn=...
         let (event, context) = tail.split_once(' ')?;
-        Some((filter.to_owned(), event.to_owned(), context.trim().parse().ok()?))
+        let context = context.split(' ').next()?;
+        Some((filter.to_owned(), event.to_owned(), context.parse().ok()?))
     };
     // How often body callbacks come depends on how bodies come; their order is for tests/ats/bodies to say.
     lines.iter().filter_map(event).filter(|(_, event, _)| !event.ends_with("-body")).collect()

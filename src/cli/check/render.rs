@@ -41,6 +41,13 @@ pub(super) fn render(report: &Report, quiet: bool, remap: bool) -> Outcome {
     if report.ok {
         if !quiet {
             sharing(&mut out, &report.shared);
+            if totals.vms_per_thread > 0 {
+                let memory = size(totals.memory_bytes_per_thread);
+                let _ = writeln!(
+                    out,
+                    "memory: {memory} for each event thread once all is configured, as far as its pages are touched"
+                );
+            }
         }
         let _ = writeln!(
             out,
@@ -67,8 +74,8 @@ fn render_rule(out: &mut String, rule: &RuleReport, shared: &[SharedVm]) {
     list(out, 2, "files", &rule.files);
     let hooks: Vec<_> = rule.hooks.iter().map(hook).collect();
     list(out, 2, "hooks", &hooks);
-    for hook in &rule.hooks {
-        line(out, 4, hook.hook, reasons(hook));
+    for (at, hook) in rule.hooks.iter().enumerate() {
+        paragraph(out, 2, if at == 0 { "why" } else { "" }, &format!("{} {}", hook.hook, reasons(hook)));
     }
     bodies(out, &rule.bodies);
     for text in &rule.bodies.advice {
@@ -259,7 +266,8 @@ fn reasons(hook: &Hook) -> String {
     let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
     for why in &hook.why {
         let keys = if why.keys.is_empty() { String::new() } else { format!(" ({})", why.keys.join(", ")) };
-        let reason = format!("{}{keys}", why.exports.join(", "));
+        let exports: Vec<_> = why.exports.iter().map(|name| name.trim_start_matches("proxy_on_")).collect();
+        let reason = format!("{}{keys}", exports.join(", "));
         match reasons.iter_mut().find(|(known, _)| *known == reason) {
             Some((_, filters)) => filters.push(&why.filter),
             None => reasons.push((reason, vec![&why.filter])),
@@ -268,9 +276,8 @@ fn reasons(hook: &Hook) -> String {
     if reasons.is_empty() {
         return "to end what the others began".to_owned();
     }
-    let texts: Vec<_> =
-        reasons.into_iter().map(|(reason, filters)| format!("{}: {reason}", filters.join(" "))).collect();
-    texts.join("; ")
+    let texts = reasons.into_iter().map(|(reason, filters)| format!("for {}: {reason}", filters.join(" ")));
+    texts.collect::<Vec<_>>().join("; ")
 }
 
 /// What a chain sees of bodies.

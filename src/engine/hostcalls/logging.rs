@@ -33,7 +33,9 @@ pub(super) fn get_current_time_nanoseconds(guest: &mut Guest<'_>, out: i32) -> R
 /// Writes a line of the guest's to the log, with the filter and the context that it speaks for.
 pub(crate) fn write_line(state: &VmState, level: LogLevel, message: &[u8]) {
     let starts = matches!(state.callback, Callback::Start | Callback::VmStart | Callback::Configure);
-    let starting = starts.then_some(&state.start_lines);
+    // As many VMs start at once as there are threads; those that are built anew, later, are as many as there are traps.
+    let first = state.home.as_ref().is_none_or(|home| !home.rebuilt);
+    let starting = (starts && first).then_some(&state.start_lines);
     match state.root() {
         Some(root) => {
             let log = &root.plugin.log.0;
@@ -43,6 +45,6 @@ pub(crate) fn write_line(state: &VmState, level: LogLevel, message: &[u8]) {
                 log.write(level, state.effective_context, starting, state.place(rule.as_deref()), message);
             }
         }
-        None => journal::write_stray(level, &state.start_lines, state.place(None), message),
+        None => journal::write_stray(level, state.place(None), message),
     }
 }

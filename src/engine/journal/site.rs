@@ -154,8 +154,7 @@ impl Site {
         }
     }
 
-    /// A line of the guest's, of a level that is kept. `starting` counts the lines of a VM that starts, which are limited for themselves: as many
-    /// VMs start at once as there are threads.
+    /// A line of the guest's, of a level that is kept. `starting` counts the lines of a VM that starts, and has a limit of its own.
     pub(crate) fn write(
         self: &Arc<Self>,
         level: LogLevel,
@@ -186,7 +185,7 @@ impl Site {
                 lines.set(lines.get().saturating_add(1));
                 lines.get() <= self.limit
             }
-            None => self.take(second()),
+            None => take(&self.window, second(), self.limit),
         };
         if !admitted {
             self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -196,16 +195,6 @@ impl Site {
             }
         }
         admitted
-    }
-
-    /// Takes one of the lines that this second has.
-    fn take(&self, second: u32) -> bool {
-        let this = u64::from(second) << 32;
-        let next = |window: u64| {
-            let count = if window >> 32 == u64::from(second) { window & u64::from(u32::MAX) } else { 0 };
-            (count < u64::from(self.limit)).then_some(this | (count + 1))
-        };
-        self.window.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
     }
 
     /// Says how many lines were dropped, once their second is over. False if it is not.
@@ -248,17 +237,26 @@ fn enabled(level: LogLevel) -> bool {
     log::log_enabled!(target: GUEST_TARGET, to(level))
 }
 
-/// A line of a guest that has no plugin context: of its start function.
-pub(crate) fn write_stray(level: LogLevel, starting: &Cell<u32>, place: Place<'_>, message: &[u8]) {
-    /// No filter's limit is known here.
-    const MAX: u32 = 100;
-    starting.set(starting.get().saturating_add(1));
-    if starting.get() > MAX || !enabled(level) {
+/// A line of a guest that has no plugin context: of its start function. No filter's limit is known here, so all of them have
+/// one.
+pub(crate) fn write_stray(level: LogLevel, place: Place<'_>, message: &[u8]) {
+    static WINDOW: AtomicU64 = AtomicU64::new(0);
+    if !enabled(level) || !take(&WINDOW, second(), 100) {
         return;
     }
     let message = String::from_utf8_lossy(&message[..message.len().min(MAX_LINE)]);
     let text = format_args!("[-] #0 {}: {message}", level.as_str());
     log::log!(target: GUEST_TARGET, to(level), "{}", Line::of(text, place, None));
+}
+
+/// Takes one of the lines that a second has. `window` is that second, in the high half, and the lines in it.
+fn take(window: &AtomicU64, second: u32, limit: u32) -> bool {
+    let this = u64::from(second) << 32;
+    let next = |window: u64| {
+        let count = if window >> 32 == u64::from(second) { window & u64::from(u32::MAX) } else { 0 };
+        (count < u64::from(limit)).then_some(this | (count + 1))
+    };
+    window.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
 }
 
 #[cfg(test)]
@@ -277,7 +275,7 @@ mod tests {
     #[test]
     fn a_second_has_so_many_lines() {
         let site = site(LogSettings::default(), 3);
-        let taken = |second| (0..5).filter(|_| site.take(second)).count();
+        let taken = |second| (0..5).filter(|_| take(&site.window, second, site.limit)).count();
         assert_eq!([taken(0), taken(0), taken(7), taken(8)], [3, 0, 3, 3]);
     }
 
@@ -285,7 +283,9 @@ mod tests {
     fn threads_share_the_lines_of_a_second() {
         let site = site(LogSettings::default(), 1000);
         let taken: usize = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| (0..1000).filter(|_| site.take(5)).count())).collect();
+            let threads: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| (0..1000).filter(|_| take(&site.window, 5, site.limit)).count()))
+                .collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
         assert_eq!(taken, 1000);

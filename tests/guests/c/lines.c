@@ -3,9 +3,9 @@
 //
 //     levels       a line of each level, `level <number>`
 //     flood <n>    n lines, `flood`
-//     large        a line of 8,000 bytes
+//     large <n>    n lines of 8,000 bytes
 //     forge        a line with a line break and a terminal's escape in it
-//     trap <n>     ends in `check`, by way of `authorize`, for an n that is even at another line than for one that is odd
+//     trap <n>     ends in `check_even` or `check_odd`, by way of `authorize`
 
 #include <stddef.h>
 #include <stdint.h>
@@ -60,16 +60,22 @@ static uint32_t number(const char *text, size_t size) {
   return value;
 }
 
-__attribute__((noinline)) static void check(uint32_t kind) {
-  if (kind % 2 == 0) {
-    __builtin_trap(); // even
-  }
+__attribute__((noinline)) static void check_even(void) {
+  proxy_log(INFO, "even", 4);
+  __builtin_trap(); // even
+}
+
+__attribute__((noinline)) static void check_odd(void) {
+  proxy_log(INFO, "odd", 3);
   __builtin_trap(); // odd
 }
 
 __attribute__((noinline)) static void authorize(uint32_t kind) {
-  proxy_log(INFO, "authorize", 9);
-  check(kind);
+  if (kind % 2 == 0) {
+    check_even(); // to even
+  } else {
+    check_odd(); // to odd
+  }
 }
 
 EXPORT(proxy_on_context_create) void on_context_create(uint32_t context, uint32_t parent) {
@@ -109,7 +115,9 @@ EXPORT(proxy_on_request_headers) uint32_t on_request_headers(uint32_t context, s
       proxy_log(INFO, "flood", 5);
     }
   } else if (begins(what, size, "large", 5)) {
-    proxy_log(INFO, large, LARGE);
+    for (uint32_t left = number(what, size); left > 0; left--) {
+      proxy_log(INFO, large, LARGE);
+    }
   } else if (begins(what, size, "forge", 5)) {
     proxy_log(INFO, "forged\n[date] ERROR: all is lost \x1b[31m| txn=1", 45);
   } else if (begins(what, size, "trap", 4)) {
