@@ -8,6 +8,7 @@ mod entry;
 mod plugins;
 mod roots;
 mod singles;
+mod trial;
 mod upkeep;
 
 use std::collections::BTreeMap;
@@ -32,6 +33,7 @@ pub(crate) use entry::Entry;
 use plugins::Plugins;
 use roots::Roots;
 pub(crate) use singles::SingleVms;
+use trial::Trial;
 use singles::{Single, Singles};
 
 /// Threads that configure slots are started for at least so much work: each takes some 20 microseconds to start.
@@ -87,7 +89,7 @@ pub(crate) struct Pool {
     reserved: usize,
     gauge: Arc<VmGauge>,
     /// Serialises additions: they take long, and must see each other's work.
-    adding: Mutex<()>,
+    adding: Mutex<Trial>,
 }
 
 impl std::fmt::Debug for Pool {
@@ -146,7 +148,8 @@ impl Pool {
         let observer = Observer {
             clock: Arc::clone(&inner.clock),
             registry: Arc::clone(&inner.registry),
-            gauge: Arc::clone(&self.gauge),
+            // What is tried out is not there.
+            gauge: if slot.is_some() { Arc::clone(&self.gauge) } else { Arc::default() },
         };
         let vm = Vm::build(&inner.engine, &inner.shared, &self.spec, home, Meter::new(observer))?;
         Ok((vm, number))
@@ -183,7 +186,7 @@ impl Pool {
     /// # Errors
     /// [`Error::Start`] or [`Error::Trap`] if the guest does not take it; [`Error::Module`] if no VM can be built.
     pub(crate) fn plugin(self: &Arc<Self>, spec: PluginSpec) -> Result<Arc<Plugin>, Error> {
-        let _adding = self.adding.lock();
+        let mut trial = self.adding.lock();
         let (known, first) = {
             let plugins = self.plugins.lock();
             (plugins.find(&spec), plugins.is_empty())
@@ -193,7 +196,7 @@ impl Pool {
         }
         let spec = Arc::new(spec);
         if !first && !self.single {
-            self.build_vm(None)?.0.add_root(&spec)?;
+            self.try_out(&mut trial, &spec)?;
         }
         let index = self.plugins.lock().insert(Arc::clone(&spec));
         // From here on the handle's drop undoes everything.
@@ -214,8 +217,10 @@ impl Pool {
         self.configure_slot(0, index, spec)?;
         let rest = 1..self.slots.len();
         let work = begin.elapsed() * u32::try_from(rest.len()).unwrap_or(u32::MAX);
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(rest.len());
-        if threads < 2 || work < WORTH_THREADS {
+        // Asked late: it reads files.
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = if work < WORTH_THREADS { 1 } else { cores().min(rest.len()) };
+        if threads < 2 {
             return rest.into_iter().try_for_each(|slot| self.configure_slot(slot, index, spec));
         }
         let next = AtomicUsize::new(1);

@@ -22,7 +22,7 @@ use crate::remap::{self, Rules};
 use besides::Besides;
 use bodies::ChainBodies;
 use load::{Loaded, Loader};
-use report::{FilterReport, LimitsReport, Mistake, ModuleReport, Origin, RefusedCall, Report, RuleReport, SharedVm};
+use report::{FilterReport, LimitsReport, Mistake, ModuleReport, Origin, RefusedCall, Report, RuleReport, RuleVms, SharedVm};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -90,7 +90,7 @@ pub(crate) fn execute(args: &Args) -> Outcome {
         checked.report.errors = rules.mistakes;
         checked.report.totals.other_rules = rules.others;
     } else {
-        let loaded = loader.load(&args.files);
+        let loaded = loader.load("check", &args.files);
         checked.add(None, &args.files, &loaded, Vec::new());
     }
     let report = checked.finish();
@@ -135,7 +135,7 @@ impl Checked {
                 };
                 let place = format!("{}:{}: {label}", origin.file, origin.line);
                 let loaded = if errors.is_empty() {
-                    loader.load(&files)
+                    loader.load(&label, &files)
                 } else {
                     let errors =
                         errors.into_iter().map(|message| Mistake { message, log: Vec::new() }).collect::<Vec<_>>();
@@ -183,6 +183,7 @@ impl Checked {
             files: files.iter().map(|file| file.display().to_string()).collect(),
             hooks,
             bodies,
+            vms: RuleVms::of(&filters),
             filters,
             services,
             clusters,
@@ -236,6 +237,7 @@ impl Checked {
             allowed_capabilities: spec.allowed_capabilities.as_ref().map(|list| list.names().collect()),
             restricted_calls: restricted.map(|import| import.name).collect(),
             callout_hosts: spec.callout_hosts.iter().map(ToString::to_string).collect(),
+            isolation: filter.isolation().as_str(),
             vm,
             plugin_context,
         }
@@ -246,6 +248,9 @@ impl Checked {
         let mut modules = Vec::new();
         for filter in self.report.rules.iter().flat_map(|rule| &rule.filters) {
             modules.push(filter.module.sha256.clone());
+            if filter.is_single() {
+                continue;
+            }
             let group = groups.entry(filter.vm).or_insert_with(|| {
                 let shared = SharedVm {
                     vm: filter.vm,
@@ -262,7 +267,11 @@ impl Checked {
         modules.sort();
         modules.dedup();
         self.report.totals.modules = modules.len();
-        self.report.totals.vms_per_thread = self.vms.len();
+        let filters = self.report.rules.iter().flat_map(|rule| &rule.filters);
+        let mut of_transactions: Vec<_> = filters.filter(|filter| filter.is_single()).map(|filter| filter.vm).collect();
+        of_transactions.sort_unstable();
+        of_transactions.dedup();
+        self.report.totals.vms_per_thread = self.vms.len() - of_transactions.len();
         self.report.totals.plugin_contexts_per_vm_thread = self.contexts.len();
         let mut shared: Vec<_> = groups.into_values().filter(|(group, _)| group.filters > 1).collect();
         shared.sort_by_key(|(group, _)| group.vm);

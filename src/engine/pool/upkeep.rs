@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Entry, Pool, Single};
+use super::{Entry, Pool, Single, trial};
 use crate::answer::News;
 use crate::error::Error;
 use crate::settings::PluginSpec;
@@ -17,6 +17,9 @@ impl Pool {
     /// stock. Says when that is to be done again: what a VM does without a request, its ticks and its part in queues, must
     /// not wait for one.
     pub(crate) fn revive(self: &Arc<Self>, slot: usize) -> Option<Instant> {
+        if slot == trial::PLACE {
+            return self.end_trial();
+        }
         if self.single {
             return self.restock(slot);
         }
