@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::body::{Bodies, Side};
-use crate::config::{At, Body, ConfigFile, FailurePolicy, FilterSpec, RequestBody};
+use crate::config::{At, Body, ConfigFile, FailurePolicy, FilterSpec, Isolation, RequestBody};
 use crate::error::Error;
 use crate::journal::{Label, Site};
 use crate::module::Exported;
@@ -67,6 +67,12 @@ impl Filter {
     #[must_use]
     pub fn changes_body(&self, side: Side) -> bool {
         self.body.shows(side) && self.exported().changes_bodies
+    }
+
+    /// With whom it shares its VMs.
+    #[must_use]
+    pub fn isolation(&self) -> Isolation {
+        self.plugin.pool.spec.isolation
     }
 
     /// What becomes of a transaction when the filter fails.

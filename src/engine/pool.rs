@@ -8,6 +8,7 @@ mod entry;
 mod plugins;
 mod roots;
 mod singles;
+mod trial;
 mod upkeep;
 
 use std::collections::BTreeMap;
@@ -34,6 +35,7 @@ use plugins::Plugins;
 use roots::Roots;
 pub(crate) use singles::SingleVms;
 use singles::{Single, Singles};
+use trial::Trial;
 
 /// Threads that configure slots are started for at least so much work: each takes some 20 microseconds to start.
 const WORTH_THREADS: Duration = Duration::from_micros(500);
@@ -88,7 +90,7 @@ pub(crate) struct Pool {
     reserved: usize,
     gauge: Arc<VmGauge>,
     /// Serialises additions: they take long, and must see each other's work.
-    adding: Mutex<()>,
+    adding: Mutex<Trial>,
 }
 
 impl std::fmt::Debug for Pool {
@@ -133,8 +135,9 @@ impl Pool {
         self.asynchronous.load(Ordering::Relaxed)
     }
 
-    /// A VM for this slot, for none to try something out; and its number, which no two VMs of the process have.
-    fn build_vm(self: &Arc<Self>, slot: Option<usize>) -> Result<(Vm, u64), Error> {
+    /// A VM for this slot, for none to try something out; and its number, which no two VMs of the process have. One that is
+    /// `rebuilt` follows others, and what it logs at its start has been logged before.
+    fn build_vm(self: &Arc<Self>, slot: Option<usize>, rebuilt: bool) -> Result<(Vm, u64), Error> {
         static VMS: AtomicU64 = AtomicU64::new(1);
         let number = VMS.fetch_add(1, Ordering::Relaxed);
         let reaches = slot.filter(|_| !self.runtime.0.offline);
@@ -142,13 +145,15 @@ impl Pool {
             address: Address { pool: Arc::downgrade(self), slot: index, vm: number },
             station: Arc::clone(&self.slots[index].station),
             service: self.service,
+            rebuilt,
             calls: Arc::clone(&self.runtime.0.calls),
         });
         let inner = &self.runtime.0;
         let observer = Observer {
             clock: Arc::clone(&inner.clock),
             registry: Arc::clone(&inner.registry),
-            gauge: Arc::clone(&self.gauge),
+            // What is tried out is not there.
+            gauge: if slot.is_some() { Arc::clone(&self.gauge) } else { Arc::default() },
         };
         let vm = Vm::build(&inner.shared, &self.spec, home, Meter::new(observer))?;
         Ok((vm, number))
@@ -185,7 +190,7 @@ impl Pool {
     /// # Errors
     /// [`Error::Start`] or [`Error::Trap`] if the guest does not take it; [`Error::Module`] if no VM can be built.
     pub(crate) fn plugin(self: &Arc<Self>, spec: PluginSpec) -> Result<Arc<Plugin>, Error> {
-        let _adding = self.adding.lock();
+        let mut trial = self.adding.lock();
         let (known, first) = {
             let plugins = self.plugins.lock();
             (plugins.find(&spec), plugins.is_empty())
@@ -195,7 +200,7 @@ impl Pool {
         }
         let spec = Arc::new(spec);
         if !first && !self.single {
-            self.build_vm(None)?.0.add_root(&spec)?;
+            self.try_out(&mut trial, &spec)?;
         }
         let index = self.plugins.lock().insert(Arc::clone(&spec));
         // From here on the handle's drop undoes everything.
@@ -216,8 +221,10 @@ impl Pool {
         self.configure_slot(0, index, spec)?;
         let rest = 1..self.slots.len();
         let work = begin.elapsed() * u32::try_from(rest.len()).unwrap_or(u32::MAX);
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(rest.len());
-        if threads < 2 || work < WORTH_THREADS {
+        // Asked late: it reads files.
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let threads = if work < WORTH_THREADS { 1 } else { cores().min(rest.len()) };
+        if threads < 2 {
             return rest.into_iter().try_for_each(|slot| self.configure_slot(slot, index, spec));
         }
         let next = AtomicUsize::new(1);

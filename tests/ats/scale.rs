@@ -54,6 +54,8 @@ fn builder(origin: &Origin, rules: usize, kind: Kind) -> Builder {
 #[derive(Debug)]
 struct Cost {
     load: Duration,
+    /// Of the processors, up to the moment that it serves.
+    cpu: Duration,
     rss_kib: u64,
     guest_kib: u64,
     server: TrafficServer,
@@ -70,6 +72,7 @@ fn stamp(line: &str) -> Option<Duration> {
 
 fn start(builder: Builder, kind: Kind) -> Cost {
     let server = builder.start();
+    let cpu = server.cpu_time();
     let diags = server.diags();
     let at = |pattern: &str| {
         let line = diags.lines().find(|line| line.contains(pattern));
@@ -79,14 +82,14 @@ fn start(builder: Builder, kind: Kind) -> Cost {
     let counters =
         if kind == Kind::Bare { BTreeMap::new() } else { server.counters("the first export", |all| all["vms"] > 0) };
     let guest_kib = counters.get("vm_memory_bytes").map_or(0, |bytes| bytes / 1024) as u64;
-    Cost { load, rss_kib: server.rss_kib(), guest_kib, server }
+    Cost { load, cpu, rss_kib: server.rss_kib(), guest_kib, server }
 }
 
 #[test]
 fn ten_thousand_rules_start_within_two_seconds_and_two_kib_each() {
     let origin = Origin::start();
     let bare = start(builder(&origin, RULES, Kind::Bare), Kind::Bare);
-    let (bare_load, bare_rss) = (bare.load, bare.rss_kib);
+    let (bare_load, bare_cpu, bare_rss) = (bare.load, bare.cpu, bare.rss_kib);
     drop(bare);
     let few = start(builder(&origin, FEW, Kind::Bare), Kind::Bare);
     let few_bare_rss = few.rss_kib;
@@ -107,10 +110,12 @@ fn ten_thousand_rules_start_within_two_seconds_and_two_kib_each() {
     let over = all.load.saturating_sub(bare_load);
     println!(
         "{RULES} rules: bare {bare_load:.2?}, one configuration {equal_load:.2?}, distinct {:.2?}: {over:.2?} over bare\n\
+         processor time until it serves: bare {bare_cpu:.2?}, distinct {:.2?}\n\
          memory a rule from {FEW} to {RULES}: {:.2} KiB in all, {:.2} bare ATS's, {:.2} the guests', {ours:.2} ours (with what \
          ATS keeps of a plugin's instance)\n\
          resident: bare {bare_rss} KiB, one configuration {equal_rss} KiB ({equal_guest} guests'), distinct {} KiB ({} guests')",
         all.load,
+        all.cpu,
         whole / rules,
         ats / rules,
         guests / rules,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use engine::config::{self, ConfigFile, Source};
 use engine::inspect::{self, Inspection};
-use engine::{Chain, Runtime};
+use engine::{Chain, Isolation, Runtime};
 
 use super::report::Mistake;
 use crate::capture;
@@ -26,22 +26,27 @@ pub(super) struct Loaded {
 /// Loads each list of files once, however many rules name it.
 pub(super) struct Loader {
     pub(super) runtime: Runtime,
-    pub(super) known: HashMap<Vec<PathBuf>, Rc<Loaded>>,
+    /// By files; and by rule, where that makes a difference.
+    pub(super) known: HashMap<(Vec<PathBuf>, Option<String>), Rc<Loaded>>,
 }
 
 impl Loader {
-    pub(super) fn load(&mut self, files: &[PathBuf]) -> Rc<Loaded> {
-        if let Some(known) = self.known.get(files) {
-            return Rc::clone(known);
+    /// `rule` is the label of the rule that names them.
+    pub(super) fn load(&mut self, rule: &str, files: &[PathBuf]) -> Rc<Loaded> {
+        for rule in [None, Some(rule.to_owned())] {
+            if let Some(known) = self.known.get(&(files.to_vec(), rule)) {
+                return Rc::clone(known);
+            }
         }
-        let loaded = Rc::new(load(&self.runtime, files));
-        self.known.insert(files.to_vec(), Rc::clone(&loaded));
+        let loaded = Rc::new(load(&self.runtime, rule, files));
+        let by_rule = loaded.config.filters.iter().any(|filter| filter.isolation == Isolation::Rule);
+        self.known.insert((files.to_vec(), by_rule.then(|| rule.to_owned())), Rc::clone(&loaded));
         loaded
     }
 }
 
 /// Loads a chain as the plugin does, but goes on after a mistake to find the others.
-fn load(runtime: &Runtime, files: &[PathBuf]) -> Loaded {
+fn load(runtime: &Runtime, rule: &str, files: &[PathBuf]) -> Loaded {
     let (mut config, mut errors, mut log) = (ConfigFile::default(), Vec::new(), Vec::new());
     for file in files {
         let found = config::load(file).map_err(|error| error.to_string());
@@ -61,7 +66,7 @@ fn load(runtime: &Runtime, files: &[PathBuf]) -> Loaded {
     // Kept until the whole chain is there, which then finds every VM and plugin context ready.
     let mut singles = Vec::new();
     for part in &parts {
-        let result = Chain::load(runtime, "check", part);
+        let result = Chain::load(runtime, rule, part);
         let lines = capture::take().into_iter().map(|line| line.to_string());
         match result {
             Ok(chain) => {
@@ -76,7 +81,7 @@ fn load(runtime: &Runtime, files: &[PathBuf]) -> Loaded {
     } else if let [_] = parts.as_slice() {
         singles.pop()
     } else {
-        Chain::load(runtime, "check", &config)
+        Chain::load(runtime, rule, &config)
             .map_err(|error| errors.push(Mistake { message: error.to_string(), log: Vec::new() }))
             .ok()
     };

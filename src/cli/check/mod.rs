@@ -24,7 +24,9 @@ use crate::remap::{self, Rules};
 use besides::Besides;
 use bodies::ChainBodies;
 use load::{Loaded, Loader};
-use report::{FilterReport, LimitsReport, LogReport, Mistake, ModuleReport, Origin, RefusedCall, Report, RuleReport};
+use report::{
+    FilterReport, LimitsReport, LogReport, Mistake, ModuleReport, Origin, RefusedCall, Report, RuleReport, RuleVms,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -92,7 +94,7 @@ pub(crate) fn execute(args: &Args) -> Outcome {
         checked.report.errors = rules.mistakes;
         checked.report.totals.other_rules = rules.others;
     } else {
-        let loaded = loader.load(&args.files);
+        let loaded = loader.load("check", &args.files);
         checked.add(None, &args.files, &loaded, Vec::new());
     }
     let report = checked.finish();
@@ -137,7 +139,7 @@ impl Checked {
                 };
                 let place = format!("{}:{}: {label}", origin.file, origin.line);
                 let loaded = if errors.is_empty() {
-                    loader.load(&files)
+                    loader.load(&label, &files)
                 } else {
                     let errors =
                         errors.into_iter().map(|message| Mistake { message, log: Vec::new() }).collect::<Vec<_>>();
@@ -187,6 +189,7 @@ impl Checked {
             files: files.iter().map(|file| file.display().to_string()).collect(),
             hooks,
             bodies,
+            vms: RuleVms::of(&filters),
             filters,
             services,
             clusters,
@@ -245,6 +248,7 @@ impl Checked {
             restricted_calls: restricted.map(|import| import.name).collect(),
             callout_hosts: spec.callout_hosts.iter().map(ToString::to_string).collect(),
             log: LogReport::of(spec),
+            isolation: filter.isolation().as_str(),
             vm,
             vm_memory_bytes: filter.vm_memory_bytes(),
             plugin_context,

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::besides::{ClusterReport, NamespaceReport, ServiceReport};
 use super::bodies::{ChainBodies, FilterBodies};
 use super::hooks::Hook;
-use super::report::{LimitsReport, LogReport, ModuleReport, Report, RuleReport, SharedVm};
+use super::report::{LimitsReport, LogReport, ModuleReport, Report, RuleReport, RuleVms, SharedVm};
 use crate::output::{Outcome, count, line, list, paragraph, size};
 
 pub(super) fn render(report: &Report, quiet: bool, remap: bool) -> Outcome {
@@ -78,6 +78,7 @@ fn render_rule(out: &mut String, rule: &RuleReport, shared: &[SharedVm]) {
         paragraph(out, 2, if at == 0 { "why" } else { "" }, &format!("{} {}", hook.hook, reasons(hook)));
     }
     bodies(out, &rule.bodies);
+    line(out, 2, "VMs", vms(rule.vms));
     for text in &rule.bodies.advice {
         paragraph(out, 2, "advice", text);
     }
@@ -120,12 +121,22 @@ fn render_rule(out: &mut String, rule: &RuleReport, shared: &[SharedVm]) {
         line(out, 4, "log", lines(&filter.log));
         list(out, 4, "may call", &filter.callout_hosts);
         list(out, 4, "variables", &filter.environment);
+        if filter.is_single() {
+            let number = filter.plugin_context;
+            line(out, 4, "VM", format!("one a transaction (isolation transaction); plugin context {number} in each"));
+            continue;
+        }
         let others = shared.iter().find(|group| group.vm == filter.vm).map_or(0, |group| group.filters - 1);
         let with = match others {
             0 => "its own".to_owned(),
             others => format!("shared with {}", count(others, "other filter")),
         };
-        let vm_id = if filter.vm_id.is_empty() { String::new() } else { format!(" (vm_id {})", filter.vm_id) };
+        let vm_id = match (filter.vm_id.as_str(), filter.isolation) {
+            ("", "rule") => " (isolation rule)".to_owned(),
+            ("", _) => String::new(),
+            (vm_id, "rule") => format!(" (vm_id {vm_id}, isolation rule)"),
+            (vm_id, _) => format!(" (vm_id {vm_id})"),
+        };
         line(out, 4, "VM", format!("{}{vm_id}, {with}; plugin context {}", filter.vm, filter.plugin_context));
     }
     for (at, each) in rule.services.iter().enumerate() {
@@ -134,6 +145,16 @@ fn render_rule(out: &mut String, rule: &RuleReport, shared: &[SharedVm]) {
     }
     for text in &rule.log {
         line(out, 2, "log", text);
+    }
+}
+
+/// What a rule's filters run in.
+fn vms(vms: RuleVms) -> String {
+    match (vms.per_thread, vms.per_transaction) {
+        (0, 0) => "none".to_owned(),
+        (threads, 0) => format!("{threads} a thread"),
+        (0, transactions) => format!("{transactions} a transaction"),
+        (threads, transactions) => format!("{threads} a thread, {transactions} a transaction"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What `check` finds, as JSON has it.
 
-use engine::Limits;
 use engine::config::FilterSpec;
+use engine::{Isolation, Limits};
 use serde::Serialize;
 
 use super::besides::{ClusterReport, MetricsReport, NamespaceReport, ServiceReport};
@@ -29,6 +29,8 @@ pub(super) struct RuleReport {
     /// What the plugin adds to each transaction of the rule, and which filters it is for.
     pub(super) hooks: Vec<Hook>,
     pub(super) bodies: ChainBodies,
+    /// How many VMs its filters run in.
+    pub(super) vms: RuleVms,
     pub(super) filters: Vec<FilterReport>,
     pub(super) services: Vec<ServiceReport>,
     /// Whom they may call.
@@ -84,12 +86,38 @@ pub(super) struct FilterReport {
     /// Addresses outside of clusters that it may call.
     pub(super) callout_hosts: Vec<String>,
     pub(super) log: LogReport,
-    /// Filters with equal numbers share their VMs.
+    /// `shared`, `rule` or `transaction`.
+    pub(super) isolation: &'static str,
+    /// Filters with equal numbers share their VMs, but for those of `isolation: transaction`, which share none.
     pub(super) vm: usize,
     /// Linear memory of one such VM once it is configured.
     pub(super) vm_memory_bytes: u64,
     /// Filters with equal numbers share their plugin context.
     pub(super) plugin_context: usize,
+}
+
+impl FilterReport {
+    /// Whether each transaction has a VM of its own.
+    pub(super) fn is_single(&self) -> bool {
+        self.isolation == Isolation::Transaction.as_str()
+    }
+}
+
+/// The VMs that the filters of a rule run in, those included that other rules share.
+#[derive(Serialize, Default, Clone, Copy)]
+pub(super) struct RuleVms {
+    pub(super) per_thread: usize,
+    pub(super) per_transaction: usize,
+}
+
+impl RuleVms {
+    pub(super) fn of(filters: &[FilterReport]) -> Self {
+        let mut vms: Vec<_> = filters.iter().filter(|filter| !filter.is_single()).map(|filter| filter.vm).collect();
+        vms.sort_unstable();
+        vms.dedup();
+        let per_transaction = filters.iter().filter(|filter| filter.is_single()).count();
+        RuleVms { per_thread: vms.len(), per_transaction }
+    }
 }
 
 #[derive(Serialize)]

@@ -14,11 +14,15 @@ pub(super) fn tell(report: &mut Report) {
         rule.filters.iter().map(user)
     });
     let mut vms: BTreeMap<usize, Vec<(usize, &RuleReport, &FilterReport)>> = BTreeMap::new();
+    let (mut modules, mut contexts) = (BTreeSet::new(), BTreeSet::new());
     for user in users {
-        vms.entry(user.2.vm).or_default().push(user);
+        modules.insert(user.2.module.sha256.as_str());
+        contexts.insert(user.2.plugin_context);
+        // Those of single transactions are nobody else's, and of no thread.
+        if !user.2.is_single() {
+            vms.entry(user.2.vm).or_default().push(user);
+        }
     }
-    let modules: BTreeSet<_> = vms.values().flatten().map(|(.., filter)| filter.module.sha256.as_str()).collect();
-    let contexts: BTreeSet<_> = vms.values().flatten().map(|(.., filter)| filter.plugin_context).collect();
     let memory =
         |users: &Vec<(usize, &RuleReport, &FilterReport)>| users.first().map_or(0, |user| user.2.vm_memory_bytes);
     report.totals.modules = modules.len();

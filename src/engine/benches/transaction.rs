@@ -110,7 +110,7 @@ impl Case {
 
     fn round(&mut self, time: Duration) {
         // Batches short enough that the machine's other business hits few of them; the best batch of a round counts.
-        let batch = 2_000;
+        let batch = 500;
         let begin = Instant::now();
         let mut best = f64::INFINITY;
         while begin.elapsed() < time {
@@ -151,6 +151,10 @@ fn empty_call() -> Case {
 }
 
 fn transaction(runtime: &Runtime, name: &str, module: &str, filters: usize) -> Option<Case> {
+    isolated(runtime, name, module, filters, "shared")
+}
+
+fn isolated(runtime: &Runtime, name: &str, module: &str, filters: usize, isolation: &str) -> Option<Case> {
     let module = guests().join(module);
     if !module.exists() {
         eprintln!("not measured: {name}: {} is not built; run `make guests`", module.display());
@@ -158,7 +162,7 @@ fn transaction(runtime: &Runtime, name: &str, module: &str, filters: usize) -> O
     }
     let mut yaml = "filters:\n".to_owned();
     for index in 0..filters {
-        yaml += &format!("- {{name: f{index}, module: {}}}\n", module.display());
+        yaml += &format!("- {{name: f{index}, module: {}, isolation: {isolation}}}\n", module.display());
     }
     let config = config::parse(&PathBuf::from("bench.yaml"), &yaml).expect("filter file");
     let chain = Chain::load(runtime, "bench", &config).expect("chain");
@@ -247,6 +251,13 @@ fn main() -> ExitCode {
     cases.extend(transaction(&runtime, "C header filter, whole transaction", "c-header.wasm", 1));
     cases.extend(transaction(&runtime, "the Rust-SDK filter twice in a chain", "bench-headers.wasm", 2));
     cases.extend(transaction(&runtime, "the Rust-SDK filter five times", "bench-headers.wasm", 5));
+    cases.extend(isolated(
+        &runtime,
+        "the Rust-SDK filter, isolation: transaction",
+        "bench-headers.wasm",
+        1,
+        "transaction",
+    ));
     if let Some(times) = std::env::args().skip_while(|arg| arg != "--profile").nth(1).and_then(|n| n.parse().ok()) {
         // For a profiler: one case, so many times.
         if let Some(case) = cases.get_mut(1) {

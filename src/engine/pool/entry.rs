@@ -135,7 +135,7 @@ impl<'p> Entry<'p> {
 
     /// Builds the VM, without contexts.
     pub(super) fn build(&mut self) -> Result<(), Error> {
-        let mut vm = Box::new(self.pool.build_vm(Some(self.index))?.0);
+        let mut vm = Box::new(self.pool.build_vm(Some(self.index), self.guard.generation > 0)?.0);
         self.slot.counters.vms_built.add(1);
         self.note_configured(&vm.aftermath());
         self.guard.vm = Some(vm);
@@ -328,7 +328,7 @@ impl<'p> Entry<'p> {
         if self.guard.roots.is_refused_at(plugin.index, now) {
             return Err(set_aside());
         }
-        match self.pool.build_single(self.index, &plugin.spec, self.pool.runtime.most_single_vms()) {
+        match self.pool.build_single(self.index, &plugin.spec, self.pool.runtime.most_single_vms(), true) {
             Ok(Some(single)) => {
                 self.count_single();
                 self.guard.roots.forgive(plugin.index);

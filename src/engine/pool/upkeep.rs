@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Entry, Pool, Single};
+use super::{Entry, Pool, Single, trial};
 use crate::answer::News;
 use crate::error::Error;
 use crate::settings::PluginSpec;
@@ -17,6 +17,9 @@ impl Pool {
     /// stock. Says when that is to be done again: what a VM does without a request, its ticks and its part in queues, must
     /// not wait for one.
     pub(crate) fn revive(self: &Arc<Self>, slot: usize) -> Option<Instant> {
+        if slot == trial::PLACE {
+            return self.end_trial();
+        }
         if self.single {
             return self.restock(slot);
         }
@@ -63,7 +66,7 @@ impl Pool {
             }
         };
         let (index, spec) = due;
-        let trial = self.build_vm(None).and_then(|(mut vm, _)| vm.add_root(&spec));
+        let trial = self.build_vm(None, true).and_then(|(mut vm, _)| vm.add_root(&spec));
         let mut entry = self.lock(slot);
         match trial {
             Ok(_) => entry.restore_one(index, &spec),
@@ -137,9 +140,10 @@ impl Pool {
         slot: usize,
         spec: &Arc<PluginSpec>,
         limit: usize,
+        rebuilt: bool,
     ) -> Result<Option<Single>, Error> {
         let Some(permit) = self.runtime.0.single_vms.permit(limit) else { return Ok(None) };
-        let (vm, number) = self.build_vm(Some(slot))?;
+        let (vm, number) = self.build_vm(Some(slot), rebuilt)?;
         let mut vm = Box::new(vm);
         let root = vm.add_root(spec)?;
         self.note_asynchronous(&vm.aftermath());
@@ -150,9 +154,9 @@ impl Pool {
     /// tried out, and transactions build their own.
     pub(super) fn stock_slots(self: &Arc<Self>, index: usize, spec: &Arc<PluginSpec>) -> Result<(), Error> {
         for slot in 0..self.slots.len() {
-            match self.build_single(slot, spec, self.runtime.most_stocked_vms())? {
+            match self.build_single(slot, spec, self.runtime.most_stocked_vms(), false)? {
                 Some(single) => self.put(slot, index, spec, single),
-                None if slot == 0 => return self.build_vm(None)?.0.add_root(spec).map(|_| ()),
+                None if slot == 0 => return self.build_vm(None, false)?.0.add_root(spec).map(|_| ()),
                 None => return Ok(()),
             }
         }
@@ -182,7 +186,7 @@ impl Pool {
         };
         for _ in 0..lacking {
             let Some(spec) = &spec else { break };
-            match self.build_single(slot, spec, self.runtime.most_stocked_vms()) {
+            match self.build_single(slot, spec, self.runtime.most_stocked_vms(), true) {
                 Ok(Some(single)) => self.put(slot, index, spec, single),
                 Ok(None) => break,
                 Err(error) => {
