@@ -203,7 +203,9 @@ impl Worker {
         drop(loading);
         let spent = begun.elapsed();
         COUNTS.count_failing();
-        self.watch_files();
+        if loaded + failed > 0 {
+            self.watch_files();
+        }
         let unchanged = all - changed;
         match why {
             Why::Asked(Some(name)) if all == 0 => {
