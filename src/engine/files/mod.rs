@@ -53,7 +53,9 @@ impl Seen {
             modified: (data.mtime(), data.mtime_nsec()),
             changed: (data.ctime(), data.ctime_nsec()),
         });
-        let settled = id.is_none_or(|id| time(id.changed).is_some_and(|changed| changed + RACY < now));
+        // On both sides: another machine's clock may be ahead of ours, for ever.
+        let near = |changed: SystemTime| now.duration_since(changed).unwrap_or_else(|ahead| ahead.duration()) < RACY;
+        let settled = id.is_none_or(|id| !time(id.changed).is_some_and(near));
         Seen { path: path.into(), id, settled }
     }
 
