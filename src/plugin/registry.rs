@@ -93,13 +93,20 @@ pub(crate) static COUNTS: LazyLock<Counts> = LazyLock::new(Counts::default);
 pub(crate) fn make(args: &InstanceArgs<'_>) -> Result<Arc<Rule>, String> {
     let mut pass = loading();
     let begun = Instant::now();
-    let name = Name::of(args)?;
-    let obtained = obtain(name, &mut pass.look);
+    let name = Arc::new(Name::of(args)?);
+    let obtained = obtain(Arc::clone(&name), &mut pass.look);
     pass.spent += begun.elapsed();
-    let (name, loaded, new) = obtained.map_err(|failure| {
-        COUNTS.failures.fetch_add(1, Ordering::Relaxed);
-        failure.message
-    })?;
+    let (name, loaded, new) = match obtained {
+        Ok(obtained) => obtained,
+        Err(failure) => {
+            COUNTS.failures.fetch_add(1, Ordering::Relaxed);
+            let failure = Arc::new(failure);
+            // The rule of the same name goes on serving, if there is one.
+            let same = in_service().into_iter().filter(|rule| rule.name == name);
+            same.for_each(|rule| rule.set_failure(Some(Arc::clone(&failure))));
+            return Err(failure.message.clone());
+        }
+    };
     if new {
         pass.loaded += 1;
     } else {
@@ -117,7 +124,7 @@ pub(crate) fn make(args: &InstanceArgs<'_>) -> Result<Arc<Rule>, String> {
 
 /// The chain that is there, if nothing of it has changed, or another one, and whether it is. With the name under which
 /// others know it.
-fn obtain(name: Name, look: &mut Look) -> Result<(Arc<Name>, Arc<Loaded>, bool), Failure> {
+fn obtain(name: Arc<Name>, look: &mut Look) -> Result<(Arc<Name>, Arc<Loaded>, bool), Failure> {
     let known = {
         let registry = REGISTRY.lock();
         let known = registry.latest.get_key_value(&name);
@@ -126,7 +133,7 @@ fn obtain(name: Name, look: &mut Look) -> Result<(Arc<Name>, Arc<Loaded>, bool),
     match known {
         Some((name, Some(loaded))) if loaded.made_from.is_current(look) => Ok((name, loaded, false)),
         Some((name, _)) => rule::load(&name, look).map(|loaded| (name, loaded, true)),
-        None => rule::load(&name, look).map(|loaded| (Arc::new(name), loaded, true)),
+        None => rule::load(&name, look).map(|loaded| (name, loaded, true)),
     }
 }
 

@@ -111,7 +111,14 @@ impl Worker {
                 }
                 recv(due.map_or_else(never, at)) -> _ => None,
             };
-            ats::guard::run("wasm-reload", (), || self.turn(errand));
+            let fine = ats::guard::run("wasm-reload", false, || {
+                self.turn(errand);
+                true
+            });
+            if !fine {
+                // What is due may be due again at once.
+                std::thread::sleep(LATER);
+            }
         }
     }
 
@@ -138,6 +145,7 @@ impl Worker {
             // Another copy of the plugin answers.
             return;
         }
+        crate::fault::inject("wasm-reload");
         let (command, name) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
         let name = Some(name.trim()).filter(|name| !name.is_empty());
         match command {
@@ -203,7 +211,9 @@ impl Worker {
         drop(loading);
         let spent = begun.elapsed();
         COUNTS.count_failing();
-        self.watch_files();
+        if loaded + failed > 0 {
+            self.watch_files();
+        }
         let unchanged = all - changed;
         match why {
             Why::Asked(Some(name)) if all == 0 => {

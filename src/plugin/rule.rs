@@ -169,7 +169,8 @@ impl Rule {
         let label = &self.name.label;
         let urls = label.strip_prefix("rule ").unwrap_or(label);
         let current = self.current();
-        let mut files = current.loaded.made_from.paths().chain(self.name.files.iter().map(PathBuf::as_path));
+        let failed = current.failure.iter().flat_map(|failure| failure.looked_at.paths());
+        let mut files = current.loaded.made_from.paths().chain(failed);
         text == self.name.from() || text == urls || text == label || files.any(|file| file.ends_with(text))
     }
 }

@@ -157,6 +157,21 @@ fn panics_around_a_reload_do_not_stop_it() {
     is_fine(&mut Client::connect(server.port()), "a.test");
 }
 
+/// A panic of the thread that swaps chains costs what it was about to do.
+#[test]
+fn a_panic_while_chains_are_swapped_leaves_the_old_one() {
+    let origin = Origin::start();
+    let server = faulty(&origin).env("WASM_REMAP_PANIC", "wasm-reload").manager().start();
+    for _ in 0..2 {
+        let mark = server.mark();
+        server.traffic_ctl(&["plugin", "msg", "wasm_remap", "reload"]);
+        server.wait_for_log_since(mark, "panic in wasm-reload", PATIENCE);
+        is_fine(&mut Client::connect(server.port()), "a.test");
+    }
+    server.reload().expect("the other way is open");
+    is_fine(&mut Client::connect(server.port()), "a.test");
+}
+
 /// An upgrade in place to a version that panics as it starts is refused, and the old one goes on serving.
 #[test]
 fn a_new_version_that_panics_is_refused() {

@@ -7,4 +7,5 @@ mod messages;
 
 mod storm;
 mod support;
+mod upgrade;
 mod watching;

@@ -3,9 +3,10 @@
 use std::env;
 use std::fs;
 
-use wasm_remap_tests::{Client, Origin, Rule, TrafficServer};
+use wasm_remap_tests::harness::ports::Lease;
+use wasm_remap_tests::{Client, Origin, Rule, TrafficServer, wait_until};
 
-use crate::support::{complaint, file, message, reload, rules, stamp, version, wait_for_version};
+use crate::support::{PATIENCE, complaint, file, message, reload, rules, stamp, version, wait_for_version};
 
 #[test]
 fn a_message_reloads_what_changed() {
@@ -110,6 +111,54 @@ fn rules_that_share_a_file_change_together() {
     assert_eq!(versions(), ["2", "2", "2"]);
     let response = Client::connect(server.port()).get("one.test", "/");
     assert_eq!(response.header("x-to-b").as_deref(), Some("2"));
+}
+
+/// What a file says beside its filters comes and goes with its chain.
+#[test]
+fn metrics_and_services_follow_the_chain() {
+    let origin = Origin::start();
+    let server = rules(&origin, &["one"]).file("one.yaml", &file("1")).manager().stats().start();
+    let lease = Lease::take();
+    let served = || Client::try_connect(lease.port()).is_ok();
+    let metrics = format!("metrics: {{listen: \"127.0.0.1:{}\"}}\n", lease.port());
+    let service = "services:\n  - name: background\n    module: {guest:service}\n    root_id: service\n";
+    assert!(!served());
+    server.write_text("one.yaml", &(metrics.clone() + service + &file("2")));
+    reload(&server, "");
+    wait_until(PATIENCE, "the endpoint", || served().then_some(()));
+    let services = || server.thread_names().iter().filter(|name| *name == "wasm-service").count();
+    assert_eq!((version(&server, "one").as_str(), services()), ("2", 1));
+    // The same ones, and not others for a moment.
+    let mut kept = Client::connect(lease.port());
+    server.write_text("one.yaml", &(metrics + service + &file("3")));
+    reload(&server, "");
+    assert_eq!((version(&server, "one").as_str(), services()), ("3", 1));
+    assert_eq!(kept.get("metrics", "/metrics").status, 200, "on a connection from before");
+    server.write_text("one.yaml", &file("4"));
+    reload(&server, "");
+    wait_until(PATIENCE, "the end of both", || (!served() && services() == 0).then_some(()));
+    assert_eq!(version(&server, "one"), "4");
+}
+
+/// ATS's own reload, which is refused as a whole, is kept in mind rule by rule.
+#[test]
+fn what_ats_refused_is_told_by_status() {
+    let origin = Origin::start();
+    let server =
+        rules(&origin, &["one", "two"]).file("one.yaml", &file("1")).file("two.yaml", &file("1")).manager().start();
+    let status = || {
+        let lines = message(&server, "status two.yaml", "status: 1 rules, ");
+        lines.into_iter().find(|line| line.contains("status: rule http://two.test/")).expect("a line")
+    };
+    assert!(status().ends_with("last error: none"));
+    server.write_text("two.yaml", "filters: 3\n");
+    server.reload().expect_err("it is wrong");
+    assert!(status().contains("last error: rule http://two.test/ -> "), "{}", status());
+    assert_eq!(version(&server, "two"), "1");
+    server.write_text("two.yaml", &file("2"));
+    reload(&server, "");
+    assert!(status().ends_with("last error: none"), "{}", status());
+    assert_eq!(version(&server, "two"), "2");
 }
 
 /// `WASM_REMAP_RULES` says how many rules there are, 300 if nothing does.

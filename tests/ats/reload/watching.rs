@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -151,4 +152,43 @@ fn links_that_are_turned_and_directories_that_come_and_go() {
             && status.ends_with("last error: none"),
         "{status}"
     );
+}
+
+/// Runs what follows in a user namespace of its own, of whose users none may have inotify.
+const WITHOUT_INOTIFY: &str = r#"
+[ "$(id -u)" = 0 ] || exit 1
+unshare --user sh -c '
+    until [ "$(id -u)" = "$1" ]; do sleep 0.05; done
+    shift
+    exec sh -c "echo 0 >/proc/sys/user/max_inotify_instances && exec \"\$@\"" sh "$@"
+' sh "$(id -u)" "$@" &
+pid=$!
+trap 'kill -TERM $pid' TERM
+until echo '0 0 65536' 2>/dev/null >/proc/$pid/uid_map; do sleep 0.05; done
+echo '0 0 65536' >/proc/$pid/gid_map
+wait $pid
+"#;
+
+/// Where the kernel gives no notices, the log says so once, and files are looked at.
+#[test]
+fn without_inotify_files_are_looked_at() {
+    // Only root may make such a namespace with more than one user, and not in every container.
+    let probe = ["-c", WITHOUT_INOTIFY, "sh", "true"];
+    let possible = Command::new("timeout").arg("10").arg("sh").args(probe).stderr(Stdio::null()).status();
+    if !possible.is_ok_and(|status| status.success()) {
+        println!("no user namespace with inotify turned off can be made here");
+        return;
+    }
+    let origin = Origin::start();
+    let server =
+        rules(&origin, &["one"]).file("one.yaml", &watched("1")).under(["sh", "-c", WITHOUT_INOTIFY, "sh"]).start();
+    // It is the shell that ends.
+    server.expect_exit();
+    let line = server.wait_for_log("files cannot be watched: ", PATIENCE);
+    assert!(line.contains("WARNING: ") && line.contains("they are looked at every 2 seconds"), "{line}");
+    for n in 2..5 {
+        server.write_text("one.yaml", &watched(&n.to_string()));
+        wait_for_version(&server, "one", &n.to_string());
+    }
+    assert_eq!(server.diags().matches("files cannot be watched: ").count(), 1);
 }
