@@ -164,7 +164,8 @@ fn a_guest_uses_up_its_own_stack_however_large() {
         for at in ["on_request_headers", "on_response_headers"] {
             let mut ask = |stack: u32, kind: &str| {
                 let host = format!("{compiler}-{stack}.test");
-                let response = client.request("GET", &host, "/x", &[("x-recursion", at), ("x-recursion-kind", kind)], b"");
+                let response =
+                    client.request("GET", &host, "/x", &[("x-recursion", at), ("x-recursion-kind", kind)], b"");
                 assert_eq!(client.connection(), Connection::Open, "{compiler} {stack} {at} {kind}");
                 (response.status, response.header("x-recursion-depth").is_some())
             };

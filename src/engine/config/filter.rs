@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::code::{Code, RawModule};
 use super::HostPattern;
+use super::code::{Code, RawModule};
 use super::limits::RawLimits;
 use crate::body::Side;
 use crate::capabilities::Capabilities;

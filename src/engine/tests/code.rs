@@ -101,9 +101,8 @@ fn a_second_start_compiles_nothing() {
         assert_eq!((lines(bench.path(), COMPILED).len(), lines(bench.path(), CACHED).len()), (3, 3 * start));
     }
     // Code is the same whatever the stack.
-    let chain = bench.chain(
-        "code_cache: {directory: cache}\nfilters: [{name: d, module: b.wasm, limits: {stack_kib: 64}}]\n",
-    );
+    let chain =
+        bench.chain("code_cache: {directory: cache}\nfilters: [{name: d, module: b.wasm, limits: {stack_kib: 64}}]\n");
     assert_eq!(status(&bench, &chain.unwrap()), 202);
     assert_eq!((lines(bench.path(), COMPILED).len(), lines(bench.path(), CACHED).len()), (3, 7));
     // What is damaged is compiled, and is whole again.
@@ -183,7 +182,8 @@ fn many_rules_read_their_module_once() {
     let bytes = std::fs::read(bench.path().join("a.wasm")).unwrap();
     let pin = engine::Digest::of(&bytes);
     settle();
-    let of = |module: &str, rule| bench.chain(&format!("filters: [{{name: a, module: {module}, configuration: r{rule}}}]"));
+    let of =
+        |module: &str, rule| bench.chain(&format!("filters: [{{name: a, module: {module}, configuration: r{rule}}}]"));
     let _keeps = of("a.wasm", 0).unwrap();
     let before = bytes_read();
     for rule in 0..RULES {
@@ -248,7 +248,9 @@ fn two_loads_of_a_module_at_one_moment_compile_it_once() {
     });
     assert_eq!(lines(bench.path(), COMPILED).len(), 1);
     assert_eq!(lines(bench.path(), CACHED).len(), 0);
-    assert!(chains.iter().all(|chain| chain.filters()[0].module().digest() == chains[0].filters()[0].module().digest()));
+    assert!(
+        chains.iter().all(|chain| chain.filters()[0].module().digest() == chains[0].filters()[0].module().digest())
+    );
 }
 
 #[test]
@@ -324,8 +326,12 @@ fn what_winch_does_not_offer_is_an_error_that_says_what_to_do() {
     let bench = Bench::new(1);
     bench.module("tail.wasm", "", "(func $f (return_call $f))");
     bench.chain("filters: [{name: a, module: tail.wasm}]").unwrap();
-    let message = bench.chain("filters: [{name: a, module: {path: tail.wasm, compiler: winch}}]").unwrap_err().to_string();
-    assert!(message.contains("does not compile with winch: ") && message.ends_with("; use compiler: cranelift"), "{message}");
+    let message =
+        bench.chain("filters: [{name: a, module: {path: tail.wasm, compiler: winch}}]").unwrap_err().to_string();
+    assert!(
+        message.contains("does not compile with winch: ") && message.ends_with("; use compiler: cranelift"),
+        "{message}"
+    );
     assert!(!message.contains('\n'), "{message}");
 }
 
