@@ -1,5 +1,5 @@
-//! Guests of three toolchains run the same scenarios: a header, a local response, a body. What they do is written at the
-//! head of tests/guests/scenarios/lib.rs.
+//! Guests of three toolchains run the same scenarios with both compilers: a header, a local response, a body. What they do
+//! is written at the head of tests/guests/scenarios/lib.rs.
 
 use std::time::Duration;
 
@@ -17,16 +17,25 @@ const ALONE: &[Case] = &[
     Case { host: "rust.test", words: &["rust"] },
     Case { host: "zig.test", words: &["zig"] },
     Case { host: "as.test", words: &["as"] },
+    Case { host: "rust.winch.test", words: &["rust"] },
+    Case { host: "zig.winch.test", words: &["zig"] },
+    Case { host: "as.winch.test", words: &["as"] },
 ];
 
+/// The first part of a host says who is in its chain, `winch` that this compiler is to be used.
 const ALL: &[Case] = &[
     Case { host: "rust.test", words: &["rust"] },
     Case { host: "zig.test", words: &["zig"] },
     Case { host: "as.test", words: &["as"] },
     Case { host: "chain.test", words: &["zig", "as", "rust"] },
+    Case { host: "chain.winch.test", words: &["zig", "as", "rust"] },
 ];
 
 impl Case {
+    fn compiler(&self) -> &'static str {
+        if self.host.contains("winch") { "winch" } else { "cranelift" }
+    }
+
     /// A response meets the filters last to first.
     fn back(&self) -> impl Iterator<Item = &'static str> {
         self.words.iter().rev().copied()
@@ -43,16 +52,19 @@ fn start(origin: &Origin) -> TrafficServer {
         // With its version, which is not ours to test.
         .record("proxy.config.http.response_server_enabled", 0)
         .rule(Rule::new("bare.test", "http://{origin}/"));
-    for case in ALL {
-        builder = builder
-            .rule(Rule::new(case.host, "http://{origin}/").wasm(case.words.iter().map(|word| format!("{word}.yaml"))));
+    for case in ALL.iter().chain(&ALONE[3..]) {
+        let compiler = case.compiler();
+        let files = case.words.iter().map(|word| format!("{word}-{compiler}.yaml"));
+        builder = builder.rule(Rule::new(case.host, "http://{origin}/").wasm(files));
     }
-    for [word] in ALONE.iter().filter_map(|case| case.words.first_chunk()) {
+    for case in ALONE {
+        let (word, compiler) = (case.words[0], case.compiler());
         let text = format!(
-            "filters:\n  - name: {word}\n    module: {{guest:scenarios-{word}}}\n    root_id: scenarios\n    configuration: '{}'\n",
+            "filters:\n  - name: {word}\n    module:\n      path: {{guest:scenarios-{word}}}\n      compiler: {compiler}\n    \
+             root_id: scenarios\n    configuration: '{}'\n",
             configuration(word)
         );
-        builder = builder.file(&format!("{word}.yaml"), &text);
+        builder = builder.file(&format!("{word}-{compiler}.yaml"), &text);
     }
     let server = builder.start();
     for case in ALONE {

@@ -116,6 +116,7 @@ impl Library {
         let home = self.engines.get(Variant { compiler: code.compiler, stack_bytes }).map_err(named)?;
         let cache = cache.filter(|_| self.caching).map(|settings| self.cache(settings));
         let mut found = self.find(&code.source, cache.as_deref())?;
+        let mut not_cached = None;
         loop {
             pinned(code, found.digest)?;
             let place = self.place(found.digest, home.variant);
@@ -123,18 +124,21 @@ impl Library {
             if let Some(module) = place.upgrade() {
                 return Ok(module);
             }
-            let cached = cache.as_ref().and_then(|cache| from_cache(&home, found.digest, name, cache));
+            let cache = cache.as_deref();
+            let cached = cache
+                .filter(|_| not_cached != Some(found.digest))
+                .and_then(|cache| from_cache(&home, found.digest, name, cache));
             let module = match (cached, &found.bytes) {
                 (Some(module), _) => module,
                 (None, Some(bytes)) => {
-                    compile(&home, found.digest, bytes, &name.to_string(), &self.gate, cache.as_deref())
-                        .map_err(named)?
+                    compile(&home, found.digest, bytes, &name.to_string(), &self.gate, cache).map_err(named)?
                 }
                 // Known by its digest, and nowhere compiled: now its bytes are needed. Should the file be another one
                 // by now, it is that one's turn.
                 (None, None) => {
                     drop(place);
-                    found = self.read(&code.source, cache.as_deref())?;
+                    not_cached = Some(found.digest);
+                    found = self.read(&code.source, cache)?;
                     continue;
                 }
             };

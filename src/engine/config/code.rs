@@ -85,15 +85,26 @@ pub(super) struct RawDescribed {
 }
 
 /// A digest, as files have it.
-#[derive(Deserialize)]
-#[serde(try_from = "String")]
 struct Pin(Digest);
 
-impl TryFrom<String> for Pin {
-    type Error = String;
+// By hand: an error of `try_from` stands at the mapping, one of a visitor at the value.
+impl<'de> Deserialize<'de> for Pin {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Digits;
 
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse().map(Pin)
+        impl Visitor<'_> for Digits {
+            type Value = Pin;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a SHA-256, 64 hexadecimal digits as a text")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Pin, E> {
+                text.parse().map(Pin).map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_str(Digits)
     }
 }
 
@@ -155,8 +166,6 @@ pub(super) struct RawCodeCache {
     max_mib: MaxMib,
 }
 
-#[derive(Deserialize)]
-#[serde(try_from = "u32")]
 struct MaxMib(u32);
 
 impl Default for MaxMib {
@@ -165,11 +174,26 @@ impl Default for MaxMib {
     }
 }
 
-impl TryFrom<u32> for MaxMib {
-    type Error = String;
+impl<'de> Deserialize<'de> for MaxMib {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Number;
 
-    fn try_from(mib: u32) -> Result<Self, String> {
-        if (1..=1 << 20).contains(&mib) { Ok(MaxMib(mib)) } else { Err(format!("{mib} is not within 1 to 1048576")) }
+        impl Visitor<'_> for Number {
+            type Value = MaxMib;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of MiB")
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, mib: u64) -> Result<MaxMib, E> {
+                match u32::try_from(mib) {
+                    Ok(mib @ 1..=1_048_576) => Ok(MaxMib(mib)),
+                    _ => Err(E::custom(format_args!("{mib} is not within 1 to 1048576"))),
+                }
+            }
+        }
+
+        deserializer.deserialize_u32(Number)
     }
 }
 
@@ -210,9 +234,9 @@ mod tests {
         let cases = [
             (
                 "{path: a, sha: b}",
-                "19: filters[0].module: unknown field `sha`, expected one of `path`, `sha256`, `compiler`",
+                "23: filters[0].module: unknown field `sha`, expected one of `path`, `sha256`, `compiler`",
             ),
-            ("{sha256: 00}", "13: filters[0].module: missing field `path`"),
+            ("{compiler: winch}", "13: filters[0].module: missing field `path`"),
             ("{path: a, sha256: abcd}", "27: filters[0].module.sha256: 'abcd' is no SHA-256: 64 hexadecimal digits"),
             (
                 "{path: a, compiler: llvm}",

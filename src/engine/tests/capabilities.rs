@@ -166,6 +166,10 @@ fn a_restricted_module_is_compiled_once() {
     let chain = bench.chain("filters: [{name: f, module: m.wasm, allowed_capabilities: []}]").unwrap();
     let bytes = std::fs::read(bench.path().join("m.wasm")).unwrap();
     // Nobody but the filter holds it: what comes back each time is what the filter keeps.
+    if module_path!().starts_with("winch::") {
+        // `Runtime::module` compiles with Cranelift, so it is not one of this chain's.
+        return;
+    }
     let whole = std::sync::Arc::downgrade(&bench.runtime.module(&bytes).unwrap());
     assert!(whole.upgrade().is_some());
     drop(chain);

@@ -1,5 +1,5 @@
 //! The other tests of this folder once more, with every filter compiled by Winch: nothing of what they say depends on the
-//! compiler.
+//! compiler. But for those of the shared state, which hardly enter a guest.
 
 #[path = "bodies.rs"]
 mod bodies;
@@ -9,7 +9,5 @@ mod capabilities;
 mod deliveries;
 #[path = "loading.rs"]
 mod loading;
-#[path = "shared.rs"]
-mod shared;
 #[path = "streams.rs"]
 mod streams;

@@ -1,5 +1,4 @@
 //! The one place where bytes from a disk become code.
-#![allow(unsafe_code, reason = "wasmtime cannot tell code that it compiled from code that somebody made up")]
 
 use wasmtime::{Engine, Module};
 

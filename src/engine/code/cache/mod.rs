@@ -18,6 +18,7 @@
 
 mod directory;
 mod entry;
+#[expect(unsafe_code, reason = "wasmtime cannot tell code that it compiled from code that somebody made up")]
 mod mapped;
 
 use std::fs::File;
