@@ -33,8 +33,8 @@ pub(crate) use entry::Entry;
 use plugins::Plugins;
 use roots::Roots;
 pub(crate) use singles::SingleVms;
-use trial::Trial;
 use singles::{Single, Singles};
+use trial::Trial;
 
 /// Threads that configure slots are started for at least so much work: each takes some 20 microseconds to start.
 const WORTH_THREADS: Duration = Duration::from_micros(500);

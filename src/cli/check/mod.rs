@@ -22,7 +22,9 @@ use crate::remap::{self, Rules};
 use besides::Besides;
 use bodies::ChainBodies;
 use load::{Loaded, Loader};
-use report::{FilterReport, LimitsReport, Mistake, ModuleReport, Origin, RefusedCall, Report, RuleReport, RuleVms, SharedVm};
+use report::{
+    FilterReport, LimitsReport, Mistake, ModuleReport, Origin, RefusedCall, Report, RuleReport, RuleVms, SharedVm,
+};
 
 const EXAMPLES: &str = "\
 Examples:

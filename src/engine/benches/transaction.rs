@@ -251,7 +251,13 @@ fn main() -> ExitCode {
     cases.extend(transaction(&runtime, "C header filter, whole transaction", "c-header.wasm", 1));
     cases.extend(transaction(&runtime, "the Rust-SDK filter twice in a chain", "bench-headers.wasm", 2));
     cases.extend(transaction(&runtime, "the Rust-SDK filter five times", "bench-headers.wasm", 5));
-    cases.extend(isolated(&runtime, "the Rust-SDK filter, isolation: transaction", "bench-headers.wasm", 1, "transaction"));
+    cases.extend(isolated(
+        &runtime,
+        "the Rust-SDK filter, isolation: transaction",
+        "bench-headers.wasm",
+        1,
+        "transaction",
+    ));
     if let Some(times) = std::env::args().skip_while(|arg| arg != "--profile").nth(1).and_then(|n| n.parse().ok()) {
         // For a profiler: one case, so many times.
         if let Some(case) = cases.get_mut(1) {
