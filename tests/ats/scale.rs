@@ -136,6 +136,8 @@ fn ten_thousand_rules_start_within_two_seconds_and_two_kib_each() {
         assert_eq!(response.header("x-rule"), Some(format!("r{index}")));
     }
     assert!(ours <= 2.0, "{ours:.2} KiB a rule");
-    // Two seconds are what a server with nothing else to do takes; this one may have company.
-    assert!(over <= Duration::from_secs(8), "{over:.2?} over bare ATS");
+    // The clock on the wall says little on a machine that has other things to do; where it has none, the start takes less
+    // time than processors', since modules are compiled on several.
+    let over = all.cpu.saturating_sub(bare_cpu);
+    assert!(over <= Duration::from_secs(4), "{over:.2?} of processor time over bare ATS");
 }

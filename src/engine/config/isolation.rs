@@ -26,3 +26,34 @@ impl Isolation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::Isolation;
+    use crate::config::parse;
+
+    fn isolation(key: &str, more: &str) -> Result<Isolation, String> {
+        let text = format!("{key}:\n  - {{name: a, module: b{more}}}\n");
+        let file = parse(Path::new("f.yaml"), &text).map_err(|error| error.to_string())?;
+        Ok(file.filters.iter().chain(&file.services).next().expect("there is one").isolation)
+    }
+
+    #[test]
+    fn it_is_one_of_three_and_shared_if_nothing_is_said() {
+        assert_eq!(isolation("filters", ""), Ok(Isolation::Shared));
+        for known in [Isolation::Shared, Isolation::Rule, Isolation::Transaction] {
+            assert_eq!(isolation("filters", &format!(", isolation: {}", known.as_str())), Ok(known));
+        }
+        let error = isolation("filters", ", isolation: request").unwrap_err();
+        assert!(error.contains("isolation: unknown variant `request`, expected one of `shared`, `rule`"), "{error}");
+    }
+
+    #[test]
+    fn services_have_none() {
+        assert_eq!(isolation("services", ""), Ok(Isolation::Shared));
+        let error = isolation("services", ", isolation: transaction").unwrap_err();
+        assert_eq!(error, "f.yaml: service 'a': a service has a VM of its own in any case, so no 'isolation'");
+    }
+}

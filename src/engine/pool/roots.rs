@@ -119,3 +119,82 @@ impl Roots {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstreams::Upstreams;
+
+    fn plugins(count: usize) -> Plugins {
+        let callouts = callout::Callouts::new(callout::Options::default());
+        let upstreams = Arc::new(Upstreams::new(callouts, &std::collections::BTreeMap::new(), &[]).unwrap());
+        let mut plugins = Plugins::default();
+        for index in 0..count {
+            let spec = PluginSpec {
+                name: index.to_string(),
+                root_id: String::new(),
+                configuration: Arc::from([]),
+                upstreams: Arc::clone(&upstreams),
+            };
+            assert_eq!(plugins.insert(Arc::new(spec)), index);
+        }
+        plugins
+    }
+
+    /// Makes all that is missing; the order.
+    fn fill(roots: &mut Roots, plugins: &Plugins) -> Vec<usize> {
+        let mut order = Vec::new();
+        while let Some((index, spec)) = roots.next_missing(plugins) {
+            assert_eq!(spec.name, index.to_string());
+            roots.set(index, 100 + u32::try_from(index).unwrap());
+            order.push(index);
+        }
+        order
+    }
+
+    #[test]
+    fn what_was_busy_comes_first_also_after_a_second_loss() {
+        let plugins = plugins(6);
+        let mut roots = Roots::default();
+        assert_eq!(fill(&mut roots, &plugins), [0, 1, 2, 3, 4, 5]);
+        roots.lose(|id| id == 104 || id == 102);
+        assert_eq!(roots.get(4), None);
+        assert_eq!(roots.next_missing(&plugins).map(|(index, _)| index), Some(2));
+        roots.set(2, 102);
+        // Lost again, before the other one was made.
+        roots.lose(|id| id == 102);
+        assert_eq!(fill(&mut roots, &plugins), [2, 4, 0, 1, 3, 5]);
+    }
+
+    #[test]
+    fn what_is_refused_is_left_out_until_it_is_made() {
+        let plugins = plugins(3);
+        let mut roots = Roots::default();
+        let now = Instant::now();
+        roots.refuse(1, now);
+        assert_eq!(fill(&mut roots, &plugins), [0, 2]);
+        assert_eq!((roots.due(now), roots.next_try()), (None, Some(now + Duration::from_millis(500))));
+        roots.refuse(1, now);
+        let second = now + Duration::from_secs(1);
+        assert_eq!((roots.next_try(), roots.due(second)), (Some(second), Some(1)), "twice as long");
+        assert!(roots.is_refused_at(1, now) && !roots.is_refused_at(1, second));
+        roots.lose(|_| true);
+        assert_eq!(fill(&mut roots, &plugins), [0, 2], "the next VM does not meet it either");
+        roots.set(1, 7);
+        assert!(!roots.is_refused(1) && roots.next_try().is_none());
+    }
+
+    #[test]
+    fn places_that_are_free_again_are_taken() {
+        let mut plugins = plugins(3);
+        let spec = Arc::clone(plugins.get(1).unwrap());
+        plugins.withdraw(1);
+        assert!(plugins.get(1).is_none() && !plugins.is_empty());
+        assert_eq!(plugins.insert(Arc::clone(&spec)), 3, "a place is not free while VMs may have its context");
+        plugins.release(1);
+        assert_eq!(plugins.insert(spec), 1);
+        (0..4).for_each(|index| plugins.withdraw(index));
+        (0..4).for_each(|index| plugins.release(index));
+        assert!(plugins.is_empty());
+    }
+}

@@ -119,19 +119,21 @@ fn what_ticks_comes_back_first() {
     let bench = bench();
     let mut chains: Vec<_> = (0..5_000).map(|index| filter(&bench, &format!("number {index}"))).collect();
     chains.push(filter(&bench, "tick"));
-    lose_vm(&bench, &chains[0]);
-    let ticks = bench.runtime.counters().ticks;
-    let mut made = u64::MAX;
-    wait("a tick", || {
-        bench.runtime.run_timers(0);
-        bench.runtime.counters().ticks > ticks
-    });
-    made = made.min(alive(&bench));
-    wait("the others", || alive(&bench) == 5_001);
-    assert!(made <= 5_001);
-    // Nobody asked for it by a request, and it was the last by number.
+    // The last one by number, and no request asks for it.
+    let mut at_the_tick = Vec::new();
+    for _ in 0..5 {
+        lose_vm(&bench, &chains[0]);
+        let ticks = bench.runtime.counters().ticks;
+        wait("a tick", || {
+            bench.runtime.run_timers(0);
+            bench.runtime.counters().ticks > ticks
+        });
+        at_the_tick.push(alive(&bench));
+        wait("the others", || alive(&bench) == 5_001);
+    }
+    assert!(at_the_tick.iter().any(|&made| made < 4_000), "it had to wait for the others: {at_the_tick:?}");
     let counters = bench.runtime.counters();
-    assert_eq!((counters.traps, counters.vms_built), (1, 2));
+    assert_eq!((counters.traps, counters.vms_built), (5, 6));
 }
 
 /// One plugin context cannot be made again: `why` is the shared data that say so.
