@@ -25,6 +25,7 @@ mod host;
 mod hostcalls;
 pub mod inspect;
 mod limits;
+mod matching;
 mod memory;
 mod module;
 pub mod observe;
@@ -55,6 +56,7 @@ pub use hostcalls::{
     assemblyscript_sdk, rust_sdk,
 };
 pub use limits::Limits;
+pub use matching::{Participants, RequestView, host_and_port};
 pub use module::{Digest, Exported, Module};
 pub use observe::{CalloutOutcome, FilterStats};
 pub use runtime::{Options, Runtime};

@@ -11,6 +11,7 @@ mod course;
 mod fault;
 mod framing;
 mod host;
+mod matching;
 mod metrics_endpoint;
 mod overlay;
 mod process;

@@ -22,7 +22,7 @@ use crate::remap::{self, Rules};
 use besides::Besides;
 use bodies::ChainBodies;
 use load::{Loaded, Loader};
-use report::{FilterReport, LimitsReport, Mistake, ModuleReport, Origin, RefusedCall, Report, RuleReport, SharedVm};
+use report::{FilterReport, LimitsReport, MatchReport, Mistake, ModuleReport, Origin, RefusedCall, Report, RuleReport, SharedVm};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -229,6 +229,7 @@ impl Checked {
                 FailurePolicy::Open => "open",
             },
             limits: LimitsReport::of(&spec.limits),
+            r#match: spec.matching.as_ref().map(MatchReport::of),
             bodies: bodies::of_filter(spec, filter),
             callbacks: called.into_iter().map(|row| row.name).collect(),
             callbacks_not_called: not_called.into_iter().map(|row| row.name).collect(),

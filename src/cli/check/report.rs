@@ -1,6 +1,7 @@
 //! What `check` finds, as JSON has it.
 
 use engine::Limits;
+use engine::config::matching::Condition;
 use serde::Serialize;
 
 use super::besides::{ClusterReport, MetricsReport, NamespaceReport, ServiceReport};
@@ -69,6 +70,8 @@ pub(super) struct FilterReport {
     pub(super) environment: Vec<String>,
     pub(super) failure_policy: &'static str,
     pub(super) limits: LimitsReport,
+    /// Which transactions it takes part in; null is all.
+    pub(super) r#match: Option<MatchReport>,
     pub(super) bodies: FilterBodies,
     /// Exported and called.
     pub(super) callbacks: Vec<&'static str>,
@@ -86,6 +89,20 @@ pub(super) struct FilterReport {
     pub(super) vm: usize,
     /// Filters with equal numbers share their plugin context.
     pub(super) plugin_context: usize,
+}
+
+#[derive(Serialize)]
+pub(super) struct MatchReport {
+    /// In words.
+    pub(super) when: String,
+    /// Patterns, addresses and values.
+    pub(super) conditions: usize,
+}
+
+impl MatchReport {
+    pub(super) fn of(condition: &Condition) -> Self {
+        MatchReport { when: condition.to_string(), conditions: condition.count() }
+    }
 }
 
 #[derive(Serialize)]

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::HostPattern;
 use super::limits::RawLimits;
+use super::matching::Condition;
 use crate::body::Side;
 use crate::capabilities::Capabilities;
 use crate::limits::Limits;
@@ -127,6 +128,8 @@ pub struct FilterSpec {
     pub at: At,
     /// When request bodies go on.
     pub request_body: RequestBody,
+    /// Which transactions it takes part in; `None` is all.
+    pub matching: Option<Condition>,
     /// Ceilings.
     pub limits: Limits,
     /// What the module may call and be called for; `None` is everything.
@@ -160,6 +163,8 @@ pub(super) struct RawFilter {
     at: At,
     #[serde(default)]
     request_body: RequestBody,
+    #[serde(default, deserialize_with = "super::matching::present")]
+    r#match: Option<Condition>,
     #[serde(default)]
     limits: RawLimits,
     #[serde(default, deserialize_with = "present")]
@@ -196,6 +201,7 @@ impl RawFilter {
             body: self.body,
             at: self.at,
             request_body: self.request_body,
+            matching: self.r#match,
             limits,
             allowed_capabilities: self.allowed_capabilities,
             callout_hosts: self.callout_hosts,
