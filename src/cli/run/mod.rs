@@ -218,7 +218,8 @@ fn run(args: &Args) -> Result<Report, String> {
     let host =
         Recorder { inner: shared.host(), shared: shared.clone(), trace: Arc::clone(&trace), client: args.client };
     let stream = Stream::of(Arc::clone(&chain), 0, Box::new(host), participants);
-    let mut drive = Drive::new(&runtime, &errands, stream, chain.needs_of(participants), shared, Arc::clone(&trace), script);
+    let mut drive =
+        Drive::new(&runtime, &errands, stream, chain.needs_of(participants), shared, Arc::clone(&trace), script);
     let Ending { forwarded, answered_by, response } = drive.transaction();
     let notes = std::mem::take(&mut drive.notes);
     let callbacks = lock(&trace).steps(&chain);

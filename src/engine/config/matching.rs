@@ -11,11 +11,13 @@ mod words;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use schemars::JsonSchema;
-use serde::de::Error as _;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 pub use patterns::{Domain, Pattern};
@@ -225,9 +227,24 @@ fn fields<N: AsRef<str>>(kind: FieldKind, named: Named<N>) -> Condition {
     all(named.0.into_iter().map(one).collect())
 }
 
+struct ConditionVisitor;
+
+impl<'de> Visitor<'de> for ConditionVisitor {
+    type Value = Condition;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a mapping of conditions, such as {path: /admin/**}")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Condition, A::Error> {
+        RawMatch::deserialize(MapAccessDeserializer::new(map))?.resolve().map_err(A::Error::custom)
+    }
+}
+
 impl<'de> Deserialize<'de> for Condition {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        RawMatch::deserialize(deserializer)?.resolve().map_err(D::Error::custom)
+        // Inside of the mapping, so that what is wrong with all of it has its place and not that of what is around it.
+        deserializer.deserialize_map(ConditionVisitor)
     }
 }
 

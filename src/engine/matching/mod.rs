@@ -71,7 +71,9 @@ impl Participants {
     /// The first `count` filters.
     pub(crate) fn first(count: usize) -> Self {
         debug_assert!(count <= 64);
-        Participants(u32::try_from(count).ok().and_then(|count| 1u64.checked_shl(count)).map_or(u64::MAX, |bit| bit - 1))
+        Participants(
+            u32::try_from(count).ok().and_then(|count| 1u64.checked_shl(count)).map_or(u64::MAX, |bit| bit - 1),
+        )
     }
 
     /// Whether no filter takes part.

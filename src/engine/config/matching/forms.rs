@@ -13,7 +13,9 @@ use super::patterns::{Pattern, RawPattern};
 use super::{FieldTest, Sample, SampleBy, canonical};
 
 /// A key that is there has a value: one without would ask for nothing, where its author asked for something.
-pub(in crate::config) fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+pub(in crate::config) fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 

@@ -128,9 +128,11 @@ impl RawPattern {
         let mut tests = tests.into_iter().flatten();
         match (tests.next(), tests.next()) {
             (Some(test), None) => Ok(test),
-            _ => Err("a pattern has one key: exact, prefix, suffix, contains, glob or regex (or, of a query parameter, \
+            _ => {
+                Err("a pattern has one key: exact, prefix, suffix, contains, glob or regex (or, of a query parameter, \
                       a header field or a cookie, present); several are written as a list or with 'all'"
-                .to_owned()),
+                    .to_owned())
+            }
         }
     }
 
