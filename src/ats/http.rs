@@ -43,6 +43,30 @@ impl Version {
 #[derive(Debug)]
 pub struct Request<'a>(HeaderMap<'a>);
 
+/// A request, to read alone.
+#[derive(Debug)]
+pub struct RequestRef<'a>(Request<'a>);
+
+impl<'a> RequestRef<'a> {
+    /// The view over the request `hdr` in `bufp`; `None` if one is null, or the message is not a request.
+    ///
+    /// # Safety
+    /// Both must belong to a message that lives for `'a` on this thread and that nothing writes to during `'a`.
+    #[must_use]
+    pub unsafe fn from_raw(bufp: TSMBuffer, hdr: TSMLoc) -> Option<Self> {
+        // SAFETY: the caller's promise. Nothing is written through it: it is lent out shared, never exclusively.
+        unsafe { Request::from_raw(bufp, hdr) }.map(Self)
+    }
+}
+
+impl<'a> Deref for RequestRef<'a> {
+    type Target = Request<'a>;
+
+    fn deref(&self) -> &Request<'a> {
+        &self.0
+    }
+}
+
 /// A response: status, reason and version, and the fields by `Deref`.
 #[derive(Debug)]
 pub struct Response<'a>(HeaderMap<'a>);

@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use ats_sys::{TSHttpTxn, TSREMAP_VERSION, TSREMAP_VMAJOR, TSRemapInterface, TSRemapRequestInfo};
 
 use crate::error::{Error, Result};
-use crate::http::Request;
+use crate::http::{Request, RequestRef};
 use crate::messages::Messages;
 use crate::txn::Txn;
 use crate::url::{Url, UrlRef};
@@ -166,6 +166,28 @@ impl<'a> RemapRequest<'a> {
         crate::error::check(code, "TSHttpTxnClientReqGet").ok()?;
         // SAFETY: the request of this transaction, to which `&mut self` keeps all others out.
         unsafe { Request::from_raw(bufp, hdr) }
+    }
+
+    /// The client's request, to read alone (`requestHdrp`). No getter is called, which ATS would take for a sign that the
+    /// request may go elsewhere.
+    #[must_use]
+    pub fn request_ref(&self) -> Option<RequestRef<'_>> {
+        // SAFETY: ours for `'a`; the request is read only, and `&self` keeps all writers out.
+        unsafe {
+            let rri = self.rri.as_ref();
+            RequestRef::from_raw(rri.requestBufp, rri.requestHdrp)
+        }
+    }
+
+    /// The client's URL as it was before this rule's mapping (`TSHttpTxnPristineUrlGet`).
+    #[must_use]
+    pub fn pristine_url(&self) -> Option<UrlRef<'_>> {
+        let (mut bufp, mut loc) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: a live transaction on its thread; both results are ours to write to, and need no release.
+        let code = unsafe { ats_sys::TSHttpTxnPristineUrlGet(self.txn.as_raw(), &raw mut bufp, &raw mut loc) };
+        crate::error::check(code, "TSHttpTxnPristineUrlGet").ok()?;
+        // SAFETY: a URL in the client request's heap, from which `&self` keeps writers out.
+        unsafe { UrlRef::from_raw(bufp, loc) }
     }
 
     /// The request's URL, to read and write (`requestUrl`). To change it is to remap: answer `TSREMAP_DID_REMAP` then.

@@ -7,6 +7,7 @@ use crate::body::{Bodies, Side};
 use crate::config::{At, Body, ConfigFile, FailurePolicy, FilterSpec, Isolation, RequestBody};
 use crate::error::Error;
 use crate::journal::{Label, Site};
+use crate::matching::{Evaluation, Matcher, Participants, RequestView};
 use crate::module::Exported;
 use crate::observe::FilterStats;
 use crate::pool::Plugin;
@@ -30,6 +31,8 @@ pub struct Filter {
     pub(crate) body: Body,
     pub(crate) at: At,
     request_body: RequestBody,
+    /// Which transactions it takes part in; `None` is all.
+    matcher: Option<Box<Matcher>>,
 }
 
 impl Filter {
@@ -75,6 +78,12 @@ impl Filter {
         self.plugin.pool.spec.isolation
     }
 
+    /// Whether it takes part in some transactions only.
+    #[must_use]
+    pub fn is_choosy(&self) -> bool {
+        self.matcher.is_some()
+    }
+
     /// What becomes of a transaction when the filter fails.
     #[must_use]
     pub fn policy(&self) -> FailurePolicy {
@@ -109,6 +118,10 @@ pub struct Chain {
     label: Label,
     filters: Vec<Filter>,
     needs: Needs,
+    /// All of them.
+    everyone: Participants,
+    /// Some filter does not take part in every transaction.
+    choosy: bool,
     /// Run as long as some chain names them.
     services: Vec<Arc<Service>>,
 }
@@ -127,6 +140,9 @@ impl Chain {
         for spec in &config.filters {
             let plugin = load_filter(runtime, label, config, spec)
                 .map_err(|error| Error::Start(format!("{}: filter '{}': {error}", spec.source, spec.name)))?;
+            let matcher = spec.matching.as_ref().map(Matcher::new).transpose();
+            let matcher = matcher
+                .map_err(|error| Error::Start(format!("{}: filter '{}': match: {error}", spec.source, spec.name)))?;
             let exported = plugin.pool.spec.module.exported();
             let has = match (exported.request_body, exported.response_body) {
                 (true, true) => Body::Both,
@@ -143,12 +159,14 @@ impl Chain {
                 body: spec.body.and(has),
                 at: spec.at,
                 request_body: spec.request_body,
+                matcher: matcher.map(Box::new),
             });
         }
         if filters.len() > MAX_FILTERS {
             return Err(Error::Start(format!("a chain has {} filters; there may be {MAX_FILTERS}", filters.len())));
         }
-        let needs = needs(&filters)?;
+        check_sides(&filters)?;
+        let needs = needs(filters.iter());
         for namespace in &config.namespaces {
             runtime.shared().data.configure(&namespace.vm_id, namespace.data);
             runtime.shared().queues.configure(&namespace.vm_id, namespace.queues);
@@ -159,7 +177,9 @@ impl Chain {
                 .map_err(|error| Error::Start(format!("{}: service '{}': {error}", spec.source, spec.name)))
         };
         let services = config.services.iter().filter_map(|spec| service(spec).transpose()).collect::<Result<_, _>>()?;
-        Ok(Arc::new(Chain { label: Label::new(label), filters, needs, services }))
+        let everyone = Participants::first(filters.len());
+        let choosy = filters.iter().any(Filter::is_choosy);
+        Ok(Arc::new(Chain { label: Label::new(label), filters, needs, everyone, choosy, services }))
     }
 
     /// The rule, for log lines.
@@ -185,32 +205,92 @@ impl Chain {
         self.services.iter().map(|service| service.name())
     }
 
-    /// Whether some filter has callbacks outside of streams, from which it may act on them.
+    /// The filters that take part in every transaction, and those whose `match` holds for this one. To be asked once,
+    /// when the transaction meets the chain: what filters change later does not change it.
     #[inline]
-    pub(crate) fn is_asynchronous(&self) -> bool {
-        self.filters.iter().any(|filter| filter.plugin.pool.is_asynchronous())
+    #[must_use]
+    pub fn participants(&self, view: &dyn RequestView) -> Participants {
+        if self.choosy { self.choose(view) } else { self.everyone }
+    }
+
+    fn choose(&self, view: &dyn RequestView) -> Participants {
+        let evaluation = Evaluation::new(view);
+        let wanted = |filter: &Filter| filter.matcher.as_ref().is_none_or(|matcher| matcher.holds(&evaluation));
+        let chosen = self.filters.iter().enumerate().filter(|(_, filter)| wanted(filter));
+        Participants(chosen.fold(0, |mask, (place, _)| mask | 1 << place))
+    }
+
+    /// All filters.
+    #[must_use]
+    pub fn everyone(&self) -> Participants {
+        self.everyone
+    }
+
+    /// The filters that take part, with their places.
+    pub(crate) fn taking_part(&self, participants: Participants) -> impl Iterator<Item = (usize, &Filter)> {
+        self.filters.iter().enumerate().filter(move |(place, _)| participants.contains(*place))
+    }
+
+    /// Whether some filter that takes part has callbacks outside of streams, from which it may act on them. The others
+    /// have no context in the stream, and filters with one VM are asynchronous together.
+    #[inline]
+    pub(crate) fn is_asynchronous(&self, participants: Participants) -> bool {
+        self.taking_part(participants).any(|(_, filter)| filter.plugin.pool.is_asynchronous())
+    }
+
+    /// The bodies that the filter is shown in a stream with these participants.
+    pub(crate) fn shown(&self, place: usize, participants: Participants) -> Body {
+        if participants.contains(place) { self.filters[place].body } else { Body::None }
     }
 
     /// What the filters of a stream begin with.
-    pub(crate) fn bodies(&self) -> Bodies {
+    pub(crate) fn bodies(&self, participants: Participants) -> Bodies {
         let none = !self.needs.request_body && self.needs.response_body.is_none();
-        if none { Bodies::default() } else { Bodies::showing(self.filters.iter().map(|filter| filter.body).collect()) }
+        if none {
+            return Bodies::default();
+        }
+        Bodies::showing((0..self.filters.len()).map(|place| self.shown(place, participants)).collect())
     }
 
-    /// Which callbacks the chain needs to see.
+    /// Which callbacks the chain needs to see, if all of its filters take part.
     #[must_use]
     pub fn needs(&self) -> Needs {
         self.needs
     }
+
+    /// Which callbacks these of its filters need to see.
+    #[inline]
+    #[must_use]
+    pub fn needs_of(&self, participants: Participants) -> Needs {
+        if participants == self.everyone {
+            return self.needs;
+        }
+        needs(self.taking_part(participants).map(|(_, filter)| filter))
+    }
+}
+
+/// Refuses filters that cannot stand in one chain: whether they ever take part in one transaction is not known.
+///
+/// # Errors
+/// Two of them.
+fn check_sides(filters: &[Filter]) -> Result<(), Error> {
+    let mut shown = filters.iter().filter(|filter| filter.body.shows(Side::Response));
+    let Some(first) = shown.next() else { return Ok(()) };
+    match shown.find(|filter| filter.at != first.at) {
+        None => Ok(()),
+        Some(other) => Err(Error::Start(format!(
+            "filters '{}' and '{}' both see response bodies, one at the client's and one at the origin's side of the \
+             cache, which keeps a body in one form only: give both the same 'at', or one of them 'body: none' or \
+             'body: request'",
+            first.name(),
+            other.name()
+        ))),
+    }
 }
 
 /// What these filters need to see.
-///
-/// # Errors
-/// Filters that cannot stand in one chain.
-fn needs(filters: &[Filter]) -> Result<Needs, Error> {
+fn needs<'a>(filters: impl Iterator<Item = &'a Filter>) -> Needs {
     let mut needs = Needs::default();
-    let mut first: Option<&Filter> = None;
     for filter in filters {
         let exported = filter.exported();
         let bodies = filter.body != Body::None;
@@ -225,25 +305,13 @@ fn needs(filters: &[Filter]) -> Result<Needs, Error> {
             At::Origin => needs.origin_response_headers |= exported.response_headers,
         }
         if filter.body.shows(Side::Response) {
-            match first {
-                Some(first) if first.at != filter.at => {
-                    return Err(Error::Start(format!(
-                        "filters '{}' and '{}' both see response bodies, one at the client's and one at the origin's side \
-                         of the cache, which keeps a body in one form only: give both the same 'at', or one of them \
-                         'body: none' or 'body: request'",
-                        first.name(),
-                        filter.name()
-                    )));
-                }
-                _ => first = Some(filter),
-            }
             needs.response_body = Some(filter.at);
         }
         for side in Side::ALL {
             needs.changes_body[side as usize] |= filter.changes_body(side);
         }
     }
-    Ok(needs)
+    needs
 }
 
 fn load_filter(runtime: &Runtime, label: &str, config: &ConfigFile, spec: &FilterSpec) -> Result<Arc<Plugin>, Error> {

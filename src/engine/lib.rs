@@ -29,6 +29,7 @@ mod hostcalls;
 pub mod inspect;
 pub mod journal;
 mod limits;
+mod matching;
 mod memory;
 mod module;
 pub mod observe;
@@ -61,6 +62,7 @@ pub use hostcalls::{
 };
 pub use journal::GUEST_TARGET;
 pub use limits::Limits;
+pub use matching::{Participants, RequestView, host_and_port};
 pub use module::{Digest, Exported, Module};
 pub use observe::{CalloutOutcome, FilterStats};
 pub use runtime::{Options, Runtime};

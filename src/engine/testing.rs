@@ -1,5 +1,6 @@
 //! A host without a proxy: one transaction in plain vectors, for tests, benchmarks and the offline runner.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,6 +9,7 @@ use parking_lot::Mutex;
 use crate::abi::{Callback, MapType};
 use crate::error::Error;
 use crate::host::{PseudoHeader, StreamHost};
+use crate::matching::RequestView;
 
 /// Header fields in order.
 pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
@@ -51,6 +53,64 @@ impl Transaction {
     pub fn find<'a>(fields: &'a Fields, name: &str) -> Option<&'a str> {
         let found = fields.iter().find(|(field, _)| field.eq_ignore_ascii_case(name.as_bytes()));
         found.and_then(|(_, value)| std::str::from_utf8(value).ok())
+    }
+}
+
+/// A [`Transaction`] as conditions see it.
+#[derive(Debug, Clone, Copy)]
+pub struct TransactionView<'a> {
+    /// What is looked at.
+    pub transaction: &'a Transaction,
+    /// The client's address.
+    pub client: Option<IpAddr>,
+    /// A plugin made the request.
+    pub internal: bool,
+}
+
+impl TransactionView<'_> {
+    /// Path and query, apart.
+    fn target(&self) -> (&[u8], &[u8]) {
+        let target = &self.transaction.request_line[1];
+        match target.iter().position(|byte| *byte == b'?') {
+            Some(at) => (&target[..at], &target[at + 1..]),
+            None => (target, &[]),
+        }
+    }
+}
+
+impl RequestView for TransactionView<'_> {
+    fn method(&self) -> &[u8] {
+        &self.transaction.request_line[0]
+    }
+
+    fn scheme(&self) -> &[u8] {
+        &self.transaction.request_line[3]
+    }
+
+    fn host(&self) -> (&[u8], u16) {
+        let default = if matches!(self.scheme(), b"https" | b"wss") { 443 } else { 80 };
+        crate::matching::host_and_port(&self.transaction.request_line[2], default)
+    }
+
+    fn path(&self) -> [&[u8]; 4] {
+        [self.target().0, b"", b"", b""]
+    }
+
+    fn query(&self) -> &[u8] {
+        self.target().1
+    }
+
+    fn header(&self, name: &str, visit: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        let of_this_name = |field: &&(Vec<u8>, Vec<u8>)| field.0.eq_ignore_ascii_case(name.as_bytes());
+        self.transaction.request.iter().filter(of_this_name).any(|(_, value)| visit(value))
+    }
+
+    fn client(&self) -> Option<IpAddr> {
+        self.client
+    }
+
+    fn is_internal(&self) -> bool {
+        self.internal
     }
 }
 

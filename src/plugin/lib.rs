@@ -12,6 +12,7 @@ mod fault;
 mod framing;
 mod host;
 mod logs;
+mod matching;
 mod metrics_endpoint;
 mod overlay;
 mod process;

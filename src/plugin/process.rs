@@ -29,10 +29,10 @@ pub(crate) struct Process {
     pub(crate) runtime: Runtime,
     /// Where transactions hang what is ours. More than one, for rules that name the plugin more than once.
     pub(crate) hooks: [TxnHooks<Transaction>; PLACES],
-    /// How often DoRemap was entered, by slot: each is written by one thread, mostly.
-    entered: Box<[CachePadded<AtomicU64>]>,
+    /// What came to DoRemap, by slot: each is written by one thread, mostly.
+    entered: Box<[CachePadded<Entered>]>,
     /// The same, on threads beyond the number that we expected.
-    entered_elsewhere: AtomicU64,
+    entered_elsewhere: Entered,
     /// Rules made and deleted.
     pub(crate) rules_created: AtomicU64,
     pub(crate) rules_deleted: AtomicU64,
@@ -42,6 +42,14 @@ pub(crate) struct Process {
     serving: AtomicBool,
     /// `proxy.config.http.post_copy_size`: the largest request body that ATS buffers.
     pub(crate) post_copy_size: u64,
+}
+
+/// Transactions that came to us.
+#[derive(Default)]
+struct Entered {
+    all: AtomicU64,
+    /// Those in which no filter takes part.
+    unmatched: AtomicU64,
 }
 
 static PROCESS: OnceLock<Process> = OnceLock::new();
@@ -57,19 +65,40 @@ pub(crate) fn get() -> &'static Process {
 impl Process {
     /// Counts a transaction that came to us.
     pub(crate) fn count_entered(&self, slot: usize) {
+        self.count(slot, |entered| &entered.all);
+    }
+
+    /// Counts one in which no filter takes part.
+    pub(crate) fn count_unmatched(&self, slot: usize) {
+        self.count(slot, |entered| &entered.unmatched);
+    }
+
+    fn count(&self, slot: usize, which: impl Fn(&Entered) -> &AtomicU64) {
         match self.entered.get(slot) {
             // The slot's own thread is the only one that writes: no locked instruction is needed.
-            Some(counter) => counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed),
+            Some(entered) => {
+                let counter = which(entered);
+                counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            }
             None => {
-                self.entered_elsewhere.fetch_add(1, Ordering::Relaxed);
+                which(&self.entered_elsewhere).fetch_add(1, Ordering::Relaxed);
             }
         }
     }
 
     /// Transactions that came to us.
     pub(crate) fn entered(&self) -> u64 {
-        let slots: u64 = self.entered.iter().map(|counter| counter.load(Ordering::Relaxed)).sum();
-        slots + self.entered_elsewhere.load(Ordering::Relaxed)
+        self.sum(|entered| &entered.all)
+    }
+
+    /// Those of them in which no filter took part.
+    pub(crate) fn unmatched(&self) -> u64 {
+        self.sum(|entered| &entered.unmatched)
+    }
+
+    fn sum(&self, which: impl Fn(&Entered) -> &AtomicU64) -> u64 {
+        let slots = self.entered.iter().map(|entered| which(entered).load(Ordering::Relaxed));
+        slots.sum::<u64>() + which(&self.entered_elsewhere).load(Ordering::Relaxed)
     }
 }
 
@@ -102,9 +131,9 @@ pub(crate) fn start(published: impl Fn(NonNull<c_void>) -> Published) -> Result<
     let hooks = [place()?, place()?, place()?];
     let process = Process {
         runtime,
-        entered: (0..slots).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
+        entered: (0..slots).map(|_| CachePadded::default()).collect(),
         hooks,
-        entered_elsewhere: AtomicU64::new(0),
+        entered_elsewhere: Entered::default(),
         rules_created: AtomicU64::new(0),
         rules_deleted: AtomicU64::new(0),
         reloads_refused: AtomicU64::new(0),

@@ -47,6 +47,7 @@ pub(crate) fn totals() -> Vec<Total> {
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let own = [
         ("transactions", "Requests that matched a rule of ours.", process.entered()),
+        ("transactions_unmatched", "Those of them in which no filter took part.", process.unmatched()),
         ("rules_created", "Rules loaded.", read(&process.rules_created)),
         ("rules_deleted", "Rules gone, after a reload and their last transaction.", read(&process.rules_deleted)),
         ("reloads_refused", "Reloads whose new rules were not taken.", read(&process.reloads_refused)),

@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 
 use crate::course::Input;
 use crate::host::{ResponseView, TxnHost, with_host};
+use crate::matching::View;
 use crate::rule::Rule;
 use crate::state::{Outgoing, Stage, State, Transaction, watch};
 use crate::{fault, process, reply, request_body, threads, transforms};
@@ -49,7 +50,13 @@ pub(crate) fn begin(rule: &Rule, request: &mut RemapRequest<'_>, handle: TxnHand
     let slot = threads::slot();
     process::get().count_entered(slot);
     let chain = rule.chain();
-    let needs = chain.needs();
+    // Now and not again: what filters change of the request later does not change who takes part.
+    let participants = chain.participants(&View::new(request));
+    if participants.is_empty() && !chain.filters().is_empty() {
+        process::get().count_unmatched(slot);
+        return Outcome::default();
+    }
+    let needs = chain.needs_of(participants);
     if !needs.request_headers {
         return Outcome::default();
     }
@@ -60,7 +67,7 @@ pub(crate) fn begin(rule: &Rule, request: &mut RemapRequest<'_>, handle: TxnHand
     let txn = request.txn();
     let unannounced = !has_body && request_body::may_come_unannounced(txn, &mut request.messages());
     let has_body = has_body || unannounced;
-    let mut stream = Stream::new(Arc::clone(&chain), slot, Box::new(TxnHost::new(handle)));
+    let mut stream = Stream::of(Arc::clone(&chain), slot, Box::new(TxnHost::new(handle)), participants);
     let verdict = stream.request_headers(!has_body);
     let remapped = stream.with_host(|host| host.request_line_changed()).unwrap_or(false);
     let paused = verdict == Verdict::Pause;

@@ -142,6 +142,16 @@ fn the_example_rules_do_what_their_comments_say() {
     });
     assert!(line.contains(r#""method":"GET","path":"/x","status":200"#), "{line}");
 
+    let page = ("accept", "text/html,*/*;q=0.8");
+    let some = get(&server, "some.example.com", "/x", &[page, ("cookie", "session=s-4")]);
+    assert_eq!(some.header("content-security-policy").as_deref(), Some("default-src 'self'"));
+    assert_eq!(origin.last().header("x-trial").as_deref(), Some("1"), "in the tenth");
+    let other = get(&server, "some.example.com", "/x", &[("cookie", "session=s-1")]);
+    assert_eq!((other.status, other.header("content-security-policy")), (200, None));
+    assert_eq!(origin.last().header("x-trial"), None, "not in the tenth");
+    assert_eq!(get(&server, "some.example.com", "/%61dmin/x", &[]).status, 401);
+    assert_eq!(get(&server, "some.example.com", "/admin/x", &[KEY]).status, 200);
+
     let every = get(&server, "all.example.com", "/x", &[]);
     assert_eq!((every.status, every.header("x-served-by").as_deref()), (200, Some("all")));
 

@@ -31,6 +31,8 @@ pub(crate) enum Site {
     LuaApiKey,
     /// This many `headers` filters, each of which sets one response header.
     Headers(usize),
+    /// A `headers` filter that takes part in no request that is asked.
+    LeftOut,
     /// The filter of the micro-benchmark: reads one request header, adds another.
     BenchHeaders,
     /// The filter that wants an API key.
@@ -68,6 +70,7 @@ const ALL: &[Variant] = &[
     hit("chain2", "ours: chain of 2 `headers`, 2 response headers set", Site::Headers(2), 2),
     hit("chain5", "ours: chain of 5 `headers`, 5 response headers set", Site::Headers(5), 5),
     Variant { host: BARE, ..hit("unmatched", "ours on another rule: this rule has no plugin", Site::Headers(1), 0) },
+    hit("left-out", "ours on this rule: no filter takes part (`match`)", Site::LeftOut, 0),
     Variant { status: 401, ..hit("lua-api-key", "Lua: API key check, answers 401", Site::LuaApiKey, 0) },
     Variant { status: 401, ..hit("api-key", "ours: API key check, answers 401 (`api-key`)", Site::ApiKey, 0) },
 ];
@@ -173,6 +176,10 @@ impl Site {
             Site::LuaApiKey => (rule.plugin("tslua.so", ["{etc}/bench.lua"]), builder.file("bench.lua", LUA_API_KEY)),
             Site::Headers(count) => {
                 let filters: String = (0..count).map(headers_filter).collect();
+                (rule.wasm(["bench.yaml"]), builder.file("bench.yaml", &format!("filters:\n{filters}")))
+            }
+            Site::LeftOut => {
+                let filters = headers_filter(0) + "    match: {path: {prefix: /never}}\n";
                 (rule.wasm(["bench.yaml"]), builder.file("bench.yaml", &format!("filters:\n{filters}")))
             }
             Site::BenchHeaders => {

@@ -4,6 +4,7 @@
 mod check;
 mod hostcalls;
 mod inspect;
+mod matching;
 mod run;
 mod told;
 

@@ -3,11 +3,12 @@
 use std::error::Error;
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::{set_socket_linger, set_socket_recv_buffer_size};
+use rustix::net::{AddressFamily, SocketType};
 
 use super::http::{self, Body, Fields, Framing, Head, Wire, WireError};
 
@@ -134,7 +135,23 @@ impl Client {
     /// As [`connect`](Client::connect), for a server that may refuse.
     pub fn try_connect(port: u16) -> io::Result<Client> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let stream = Arc::new(TcpStream::connect_timeout(&address, Duration::from_secs(10))?);
+        Client::over(TcpStream::connect_timeout(&address, Duration::from_secs(10))?)
+    }
+
+    /// Connects from another address of this machine's own, such as 127.0.0.2.
+    #[track_caller]
+    pub fn connect_from(own: Ipv4Addr, port: u16) -> Client {
+        let connect = || {
+            let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+            rustix::net::bind(&socket, &SocketAddrV4::new(own, 0))?;
+            rustix::net::connect(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))?;
+            Client::over(TcpStream::from(socket))
+        };
+        connect().unwrap_or_else(|error: io::Error| panic!("cannot connect from {own} to port {port}: {error}"))
+    }
+
+    fn over(stream: TcpStream) -> io::Result<Client> {
+        let stream = Arc::new(stream);
         stream.set_nodelay(true)?;
         let timed = Timed {
             stream: Arc::clone(&stream),

@@ -25,7 +25,8 @@ use besides::Besides;
 use bodies::ChainBodies;
 use load::{Loaded, Loader};
 use report::{
-    FilterReport, LimitsReport, LogReport, Mistake, ModuleReport, Origin, RefusedCall, Report, RuleReport, RuleVms,
+    FilterReport, LimitsReport, LogReport, MatchReport, Mistake, ModuleReport, Origin, RefusedCall, Report, RuleReport,
+    RuleVms,
 };
 
 const EXAMPLES: &str = "\
@@ -240,6 +241,7 @@ impl Checked {
                 FailurePolicy::Open => "open",
             },
             limits: LimitsReport::of(&spec.limits),
+            r#match: spec.matching.as_ref().map(MatchReport::of),
             bodies: bodies::of_filter(spec, filter),
             callbacks: called.into_iter().map(|row| row.name).collect(),
             callbacks_not_called: not_called.into_iter().map(|row| row.name).collect(),

@@ -111,6 +111,9 @@ fn render_rule(out: &mut String, rule: &RuleReport, shared: &[SharedVm]) {
             let (allowed, restricted) = (allowed.len(), count(filter.restricted_calls.len(), "import"));
             line(out, 4, "capabilities", format!("{allowed} allowed; {restricted} refused for want of them"));
         }
+        if let Some(found) = &filter.r#match {
+            paragraph(out, 4, "match", &format!("{} ({})", found.when, count(found.conditions, "condition")));
+        }
         line(out, 4, "bodies", shown(&filter.bodies));
         let failure = match filter.failure_policy {
             "open" => "open: a transaction in which it fails goes on without it",

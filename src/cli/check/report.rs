@@ -1,6 +1,7 @@
 //! What `check` finds, as JSON has it.
 
 use engine::config::FilterSpec;
+use engine::config::matching::Condition;
 use engine::{Isolation, Limits};
 use serde::Serialize;
 
@@ -72,6 +73,8 @@ pub(super) struct FilterReport {
     pub(super) environment: Vec<String>,
     pub(super) failure_policy: &'static str,
     pub(super) limits: LimitsReport,
+    /// Which transactions it takes part in; null is all.
+    pub(super) r#match: Option<MatchReport>,
     pub(super) bodies: FilterBodies,
     /// Exported and called.
     pub(super) callbacks: Vec<&'static str>,
@@ -117,6 +120,20 @@ impl RuleVms {
         vms.dedup();
         let per_transaction = filters.iter().filter(|filter| filter.is_single()).count();
         RuleVms { per_thread: vms.len(), per_transaction }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct MatchReport {
+    /// In words.
+    pub(super) when: String,
+    /// Patterns, addresses and values.
+    pub(super) conditions: usize,
+}
+
+impl MatchReport {
+    pub(super) fn of(condition: &Condition) -> Self {
+        MatchReport { when: condition.to_string(), conditions: condition.count() }
     }
 }
 

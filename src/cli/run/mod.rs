@@ -11,8 +11,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use engine::config::ConfigFile;
-use engine::testing::{SharedTransaction, Transaction};
+use engine::config::{ConfigFile, FilterSpec};
+use engine::testing::{SharedTransaction, Transaction, TransactionView};
 use engine::{Chain, Options, Runtime, Stream};
 use serde::Serialize;
 
@@ -30,6 +30,9 @@ Examples:
 
   And of the origin's answer?
     wasm-remap run filters/shop.yaml -r 'GET http://shop.example.com/x' --response 404 -R 'server: apache'
+
+  Would the filters of this rule take part, and if not, why?
+    wasm-remap run filters/shop.yaml -r 'POST http://shop.example.com/admin/users' --client 10.1.2.3
 
   Bodies, in pieces of four bytes:
     wasm-remap run f.yaml -r 'POST http://a.test/' --data 'hello' --response-body 'hello, too' --chunk-size 4
@@ -91,6 +94,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     client: IpAddr,
 
+    /// The request is one that a plugin of the server makes, and no client
+    #[arg(long)]
+    internal: bool,
+
     /// Show what is logged, from this level on
     #[arg(long, value_enum, default_value_t = Threshold::Info, value_name = "LEVEL")]
     log: Threshold,
@@ -146,6 +153,8 @@ struct Report {
     request: Message,
     /// What was logged while the chain was loaded.
     load_log: Vec<String>,
+    /// The filters that take no part.
+    left_out: Vec<LeftOut>,
     callbacks: Vec<Step>,
     /// What the origin gets; absent if a filter answered.
     forwarded: Option<Message>,
@@ -155,6 +164,14 @@ struct Report {
     /// What the client gets; null if a filter closed the transaction.
     response: Option<Message>,
     notes: Vec<String>,
+}
+
+/// A filter whose `match` does not hold.
+#[derive(Serialize)]
+struct LeftOut {
+    filter: String,
+    /// The first condition that does not, and what the request has.
+    why: String,
 }
 
 pub(crate) fn execute(args: &Args) -> Outcome {
@@ -189,15 +206,25 @@ fn run(args: &Args) -> Result<Report, String> {
     let request = Message::request(&shared.0.lock());
     let request =
         Message { body: script.request_body.as_deref().and_then(|body| BodyReport::of(body, true)), ..request };
-    let trace = Arc::new(Mutex::new(Trace::new(&chain)));
+    let (participants, left_out) = {
+        let transaction = shared.0.lock();
+        let view = TransactionView { transaction: &transaction, client: Some(args.client), internal: args.internal };
+        let refused = |spec: &FilterSpec| {
+            let why = spec.matching.as_ref()?.refusal(&view)?;
+            Some(LeftOut { filter: spec.name.clone(), why })
+        };
+        (chain.participants(&view), config.filters.iter().filter_map(refused).collect())
+    };
+    let trace = Arc::new(Mutex::new(Trace::new(&chain, participants)));
     let host =
         Recorder { inner: shared.host(), shared: shared.clone(), trace: Arc::clone(&trace), client: args.client };
-    let stream = Stream::new(Arc::clone(&chain), 0, Box::new(host));
-    let mut drive = Drive::new(&runtime, &errands, stream, chain.needs(), shared, Arc::clone(&trace), script);
+    let stream = Stream::of(Arc::clone(&chain), 0, Box::new(host), participants);
+    let mut drive =
+        Drive::new(&runtime, &errands, stream, chain.needs_of(participants), shared, Arc::clone(&trace), script);
     let Ending { forwarded, answered_by, response } = drive.transaction();
     let notes = std::mem::take(&mut drive.notes);
     let callbacks = lock(&trace).steps(&chain);
-    Ok(Report { request, load_log, callbacks, forwarded, answered_by, response, notes })
+    Ok(Report { request, load_log, left_out, callbacks, forwarded, answered_by, response, notes })
 }
 
 /// The bodies, and what the origin answers.

@@ -18,6 +18,9 @@ pub(super) fn render(report: &Report) -> String {
     for text in &report.load_log {
         line(&mut out, 2, "log", text);
     }
+    for each in &report.left_out {
+        let _ = writeln!(out, "\n{} takes no part: its match wants {}", each.filter, each.why);
+    }
     out.push('\n');
     let width = report.callbacks.iter().map(|step| step.filter.len()).max().unwrap_or_default();
     for each in &report.callbacks {

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use engine::abi::Callback;
 use engine::inspect::Identity;
 use engine::testing::{Fields, Transaction};
-use engine::{At, Body, Chain, Filter, PseudoHeader, Side, Stream};
+use engine::{At, Body, Chain, Filter, Participants, PseudoHeader, Side, Stream};
 use serde::Serialize;
 
 use super::message::Length;
@@ -83,7 +83,7 @@ struct Event {
 /// What was called, in order.
 pub(super) struct Trace {
     names: Vec<String>,
-    /// What each filter's module exports.
+    /// What each filter's module exports; nothing of those that take no part.
     exports: Vec<Vec<Callback>>,
     /// In which VM each filter runs: a trap takes along every context of its VM.
     vms: Vec<Identity>,
@@ -106,12 +106,13 @@ pub(super) struct Trace {
 }
 
 impl Trace {
-    pub(super) fn new(chain: &Chain) -> Self {
+    pub(super) fn new(chain: &Chain, participants: Participants) -> Self {
         let filters = chain.filters();
-        let exports = filters
-            .iter()
-            .map(|filter| filter.module().callbacks().iter().filter_map(|row| row.called).collect())
-            .collect();
+        let of_one = |(place, filter): (usize, &Filter)| match participants.contains(place) {
+            true => filter.module().callbacks().iter().filter_map(|row| row.called).collect(),
+            false => Vec::new(),
+        };
+        let exports = filters.iter().enumerate().map(of_one).collect();
         Trace {
             names: filters.iter().map(|filter| filter.name().to_owned()).collect(),
             exports,

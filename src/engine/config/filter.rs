@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::code::{Code, RawModule};
 use super::limits::RawLimits;
 use super::log::RawLog;
+use super::matching::Condition;
 use super::{HostPattern, Isolation};
 use crate::body::Side;
 use crate::capabilities::Capabilities;
@@ -130,6 +131,8 @@ pub struct FilterSpec {
     pub at: At,
     /// When request bodies go on.
     pub request_body: RequestBody,
+    /// Which transactions it takes part in; `None` is all.
+    pub matching: Option<Condition>,
     /// Ceilings.
     pub limits: Limits,
     /// With whom it shares VMs.
@@ -167,6 +170,8 @@ pub(super) struct RawFilter {
     at: At,
     #[serde(default)]
     request_body: RequestBody,
+    #[serde(default, deserialize_with = "super::matching::present")]
+    r#match: Option<Condition>,
     #[serde(default)]
     limits: RawLimits,
     #[serde(default)]
@@ -207,6 +212,7 @@ impl RawFilter {
             body: self.body,
             at: self.at,
             request_body: self.request_body,
+            matching: self.r#match,
             limits,
             isolation: self.isolation,
             allowed_capabilities: self.allowed_capabilities,

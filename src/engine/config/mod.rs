@@ -10,6 +10,7 @@ mod filter;
 mod isolation;
 mod limits;
 mod log;
+pub mod matching;
 mod metrics;
 mod namespaces;
 mod reads;
@@ -183,8 +184,13 @@ pub fn parse(file: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
             service.name
         )));
     }
+    if let Some(service) = services.iter().find(|service| service.matching.is_some()) {
+        return Err(fail(format!("service '{}': a service has no transactions, so no 'match'", service.name)));
+    }
+    let filters = list("filters", filters)?;
+    matching::check_count(filters.iter().filter_map(|filter| filter.matching.as_ref())).map_err(fail)?;
     Ok(ConfigFile {
-        filters: list("filters", filters)?,
+        filters,
         services,
         clusters: clusters::resolve(raw.clusters, home).map_err(fail)?,
         namespaces: raw.namespaces.into_iter().enumerate().map(namespace).collect::<Result<_, _>>()?,

@@ -33,7 +33,9 @@ fn place(side: Side, order: usize, count: usize) -> usize {
 
 impl Course {
     pub(super) fn wants_body(&self, side: Side) -> bool {
-        self.parts.iter().any(|part| part.takes[side as usize] && part.state != PartState::Gone)
+        self.parts
+            .iter()
+            .any(|part| part.takes[side as usize] && !matches!(part.state, PartState::Gone | PartState::Out))
     }
 
     pub(super) fn body(&mut self, chain: &Chain, side: Side, chunk: Option<Box<dyn BodyBuffer>>, end: bool) -> Verdict {

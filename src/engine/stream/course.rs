@@ -16,6 +16,7 @@ use crate::counters::SlotCounters;
 use crate::error::Error;
 use crate::host::StreamHost;
 use crate::journal::{Place, Thread};
+use crate::matching::Participants;
 use crate::pool::Entry;
 use crate::vm::Vm;
 
@@ -37,6 +38,8 @@ pub(super) struct Part {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PartState {
+    /// Takes no part: it has no context, and no callback comes to it.
+    Out,
     /// Not yet reached by a callback.
     New,
     /// Alive in its VM.
@@ -70,6 +73,8 @@ pub(super) struct Wait {
 /// What changes while a stream runs. Apart from the chain, so that both can be borrowed side by side.
 pub(super) struct Course {
     pub(super) slot: usize,
+    /// The filters that take part, decided before the stream began.
+    participants: Participants,
     pub(super) cell: Arc<StreamCell>,
     /// The host between callbacks, unless it waits in the cell, where callbacks of other contexts find it.
     host: Host,
@@ -105,18 +110,19 @@ impl std::fmt::Debug for Course {
 pub(super) type Host = Option<Box<dyn StreamHost>>;
 
 impl Course {
-    pub(super) fn new(chain: &Chain, slot: usize, host: Box<dyn StreamHost>) -> Self {
-        let parts = chain.filters().iter().map(|filter| Part {
+    pub(super) fn new(chain: &Chain, slot: usize, host: Box<dyn StreamHost>, participants: Participants) -> Self {
+        let parts = (0..chain.filters().len()).map(|at| Part {
             context: 0,
             generation: 0,
-            state: PartState::New,
+            state: if participants.contains(at) { PartState::New } else { PartState::Out },
             gates: [Gate::Open; 2],
             ended: [false; 2],
-            takes: Side::ALL.map(|side| filter.body.shows(side)),
+            takes: Side::ALL.map(|side| chain.shown(at, participants).shows(side)),
         });
         Course {
             slot,
-            cell: StreamCell::new(chain.bodies(), chain.label_number()),
+            participants,
+            cell: StreamCell::new(chain.bodies(participants), chain.label_number()),
             txn: host.transaction_id(),
             host: Some(host),
             parts: parts.collect(),
@@ -155,7 +161,7 @@ impl Course {
     pub(super) fn enter(&mut self, chain: &Chain, run: impl FnOnce(&mut Self, &mut Host) -> Verdict) -> Verdict {
         // While no filter of the chain has callbacks outside of streams (ticks, say), nobody else can act on this
         // stream, and neither the host nor effects need to go through the cell and its lock.
-        if (chain.is_asynchronous() || self.holds())
+        if (chain.is_asynchronous(self.participants) || self.holds())
             && let Some(verdict) = self.collect(chain)
         {
             return verdict;
@@ -172,7 +178,7 @@ impl Course {
         if holds || !self.held.is_empty() {
             self.time_pauses(chain);
         }
-        if holds || chain.is_asynchronous() {
+        if holds || chain.is_asynchronous(self.participants) {
             let paused = holds && matches!(verdict, Verdict::Continue | Verdict::Pause);
             self.cell.put_host(host, paused);
         } else {
@@ -187,14 +193,15 @@ impl Course {
         if !effects.any {
             return None;
         }
-        let verdict = self.absorb(chain, self.holder().unwrap_or(0), effects)?;
+        let blamed = self.holder().or_else(|| self.participants.iter().next());
+        let verdict = self.absorb(chain, blamed.unwrap_or(0), effects)?;
         self.cell.unpark();
         Some(verdict)
     }
 
     pub(super) fn run_request_headers(&mut self, chain: &Chain, from: usize, host: &mut Host) -> Verdict {
         for (at, filter) in chain.filters().iter().enumerate().skip(from) {
-            if self.parts[at].state == PartState::Gone {
+            if self.parts[at].state != PartState::New {
                 continue;
             }
             let outcome = self.first_contact(at, filter, host);
@@ -390,7 +397,7 @@ impl Course {
         }
         // Nobody may act on the stream any more; the host goes with the last of its callbacks.
         let mut host = match self.host.take() {
-            Some(host) if !chain.is_asynchronous() => Some(host),
+            Some(host) if !chain.is_asynchronous(self.participants) => Some(host),
             host => host.or(self.cell.close()),
         };
         for (at, filter) in chain.filters().iter().enumerate() {

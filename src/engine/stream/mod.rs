@@ -19,6 +19,7 @@ use crate::chain::Chain;
 use crate::config::At;
 use crate::host::{LocalResponse, StreamHost, Waker};
 use crate::journal::{self, Place, Thread};
+use crate::matching::Participants;
 use course::Course;
 
 /// What a host is to do next.
@@ -67,10 +68,18 @@ impl std::fmt::Debug for Stream {
 }
 
 impl Stream {
-    /// Begins a stream in a slot, which it keeps to its end.
+    /// Begins a stream in a slot, which it keeps to its end. All filters take part.
     #[must_use]
     pub fn new(chain: Arc<Chain>, slot: usize, host: Box<dyn StreamHost>) -> Self {
-        let course = Course::new(&chain, slot, host);
+        let everyone = chain.everyone();
+        Stream::of(chain, slot, host, everyone)
+    }
+
+    /// Begins a stream in which some filters take part: [`Chain::participants`] says which. The others have no context
+    /// in it, no callback, and nothing to do with its bodies.
+    #[must_use]
+    pub fn of(chain: Arc<Chain>, slot: usize, host: Box<dyn StreamHost>, participants: Participants) -> Self {
+        let course = Course::new(&chain, slot, host, participants);
         Stream { chain, course }
     }
 
