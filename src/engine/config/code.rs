@@ -237,10 +237,10 @@ mod tests {
                 "23: filters[0].module: unknown field `sha`, expected one of `path`, `sha256`, `compiler`",
             ),
             ("{compiler: winch}", "13: filters[0].module: missing field `path`"),
-            ("{path: a, sha256: abcd}", "27: filters[0].module.sha256: 'abcd' is no SHA-256: 64 hexadecimal digits"),
+            ("{path: a, sha256: abcd}", "31: filters[0].module.sha256: 'abcd' is no SHA-256: 64 hexadecimal digits"),
             (
                 "{path: a, compiler: llvm}",
-                "29: filters[0].module.compiler: unknown variant `llvm`, expected `cranelift` or `winch`",
+                "33: filters[0].module.compiler: unknown variant `llvm`, expected `cranelift` or `winch`",
             ),
             ("[a]", "13: filters[0].module: invalid type: sequence, expected a path, or a mapping with 'path'"),
         ];

@@ -99,7 +99,8 @@ fn what_was_kept_is_loaded_by_whom_it_was_kept_for() {
     assert_eq!(again.run(&cache, USUAL, module(9).0), None);
     assert_eq!(std::fs::metadata(again.path()).unwrap().mode() & 0o777, 0o700);
     let files = again.files();
-    assert_eq!(files.len(), 4, "{files:?}");
+    // Notes beside them, if the machine was slow enough for their dates to settle.
+    assert_eq!(files.iter().filter(|file| file.ends_with(".code")).count(), 4, "{files:?}");
     for file in files {
         assert_eq!(std::fs::metadata(again.path().join(&file)).unwrap().mode() & 0o777, 0o600, "{file}");
     }
@@ -242,8 +243,7 @@ fn a_note_spares_the_verification_until_the_entry_changes() {
     let note = path.with_extension("seen");
     let identity =
         |path: &PathBuf| std::fs::metadata(path).map(|data| (data.ino(), data.ctime(), data.ctime_nsec())).ok();
-    assert_eq!(identity(&note), None, "the date of a new entry says nothing yet");
-    assert_eq!(place.run(&cache, USUAL, digest), Some(7));
+    assert_eq!(identity(&note), None, "nobody has looked at it");
     settle();
     assert_eq!(place.run(&cache, USUAL, digest), Some(7));
     let first = identity(&note);
@@ -331,7 +331,8 @@ fn a_directory_that_others_can_write_to_is_not_used() {
     let system = Cache::new(CodeCache { directory: "/proc/sys/kernel".into(), max_bytes: 64 << 20 });
     assert!(!system.store(&home, Digest::of(&bytes), &other));
     assert!(system.complaint.lock().starts_with("code_cache /proc/sys/kernel: "), "{}", system.complaint.lock());
-    assert_eq!(place.files().len(), 1, "nothing was written anywhere");
+    let kept = place.files().iter().filter(|file| file.ends_with(".code")).count();
+    assert_eq!(kept, 1, "nothing was written anywhere");
 }
 
 #[test]
