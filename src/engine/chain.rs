@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::body::{Bodies, Side};
 use crate::config::{At, Body, ConfigFile, FailurePolicy, FilterSpec, RequestBody};
 use crate::error::Error;
-use crate::journal::{self, Label, Site};
-use crate::module::Exported;
+use crate::journal::{self, Label, Place, Site};
+use crate::module::{Digest, Exported};
 use crate::observe::FilterStats;
 use crate::pool::Plugin;
 use crate::runtime::Runtime;
@@ -242,22 +242,29 @@ fn needs(filters: &[Filter]) -> Result<Needs, Error> {
 
 fn load_filter(runtime: &Runtime, config: &ConfigFile, spec: &FilterSpec) -> Result<Arc<Plugin>, Error> {
     let (vm, plugin) = prepare(runtime, config, spec)?;
-    runtime.pool(vm).plugin(plugin).map_err(|error| in_module(spec, &error))
+    let digest = vm.module.digest();
+    runtime.pool(vm).plugin(plugin).map_err(|error| in_module(spec, digest, &error))
 }
 
 /// Starts a service, or finds the one that runs. Without the means to reach anybody, it is only tried out.
 fn load_service(runtime: &Runtime, config: &ConfigFile, spec: &FilterSpec) -> Result<Option<Arc<Service>>, Error> {
     let (vm, plugin) = prepare(runtime, config, spec)?;
+    let digest = vm.module.digest();
     if runtime.0.offline {
-        return runtime.pool(vm).plugin(plugin).map(|_| None).map_err(|error| in_module(spec, &error));
+        return runtime.pool(vm).plugin(plugin).map(|_| None).map_err(|error| in_module(spec, digest, &error));
     }
     let key = vm.key;
     let service =
         runtime.0.services.get(key, &plugin, |station| runtime.service_pool(vm, station).plugin(plugin.clone()));
-    service.map(Some).map_err(|error| in_module(spec, &error))
+    service.map(Some).map_err(|error| in_module(spec, digest, &error))
 }
 
-fn in_module(spec: &FilterSpec, error: &Error) -> Error {
+/// A filter that does not start. Where its guest trapped, the log has its call stack besides.
+fn in_module(spec: &FilterSpec, digest: Digest, error: &Error) -> Error {
+    if let Error::Trap(trap) = error {
+        let place = Place { filter: &spec.name, ..Place::default() };
+        journal::trapped(digest, trap, place, format_args!("filter '{}' does not start: {error}", spec.name));
+    }
     Error::Start(format!("module {}: {error}", spec.module.display()))
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use callout::Callouts;
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use parking_lot::{Mutex, RwLock};
-use wasmtime::{Config, Engine, OptLevel, Strategy};
+use wasmtime::{Config, Engine, OptLevel, Strategy, WasmBacktraceDetails};
 
 use crate::capabilities::Capabilities;
 use crate::counters::Counters;
@@ -102,6 +102,8 @@ fn engine() -> Result<Engine, Error> {
         .signals_based_traps(true)
         .memory_init_cow(true)
         .max_wasm_stack(256 << 10)
+        // Not even where the environment asks for it: each frame of each trap would parse all of a module's DWARF.
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .wasm_memory64(false)
         .wasm_multi_memory(false)
         .parallel_compilation(true);
