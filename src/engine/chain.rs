@@ -6,9 +6,9 @@ use std::time::Duration;
 use crate::body::{Bodies, Side};
 use crate::config::{At, Body, ConfigFile, FailurePolicy, FilterSpec, Isolation, RequestBody};
 use crate::error::Error;
-use crate::journal::{Label, Site};
+use crate::journal::{self, Label, Place, Site};
 use crate::matching::{Evaluation, Matcher, Participants, RequestView};
-use crate::module::Exported;
+use crate::module::{Digest, Exported};
 use crate::observe::FilterStats;
 use crate::pool::Plugin;
 use crate::runtime::Runtime;
@@ -316,7 +316,8 @@ fn needs<'a>(filters: impl Iterator<Item = &'a Filter>) -> Needs {
 
 fn load_filter(runtime: &Runtime, label: &str, config: &ConfigFile, spec: &FilterSpec) -> Result<Arc<Plugin>, Error> {
     let (vm, plugin) = prepare(runtime, label, config, spec)?;
-    runtime.pool(vm).plugin(plugin).map_err(|error| in_module(spec, &error))
+    let digest = vm.module.digest();
+    runtime.pool(vm).plugin(plugin).map_err(|error| in_module(spec, digest, &error))
 }
 
 /// Starts a service, or finds the one that runs. Without the means to reach anybody, it is only tried out.
@@ -327,16 +328,22 @@ fn load_service(
     spec: &FilterSpec,
 ) -> Result<Option<Arc<Service>>, Error> {
     let (vm, plugin) = prepare(runtime, label, config, spec)?;
+    let digest = vm.module.digest();
     if runtime.0.offline {
-        return runtime.pool(vm).plugin(plugin).map(|_| None).map_err(|error| in_module(spec, &error));
+        return runtime.pool(vm).plugin(plugin).map(|_| None).map_err(|error| in_module(spec, digest, &error));
     }
     let key = vm.key;
     let service =
         runtime.0.services.get(key, &plugin, |station| runtime.service_pool(vm, station).plugin(plugin.clone()));
-    service.map(Some).map_err(|error| in_module(spec, &error))
+    service.map(Some).map_err(|error| in_module(spec, digest, &error))
 }
 
-fn in_module(spec: &FilterSpec, error: &Error) -> Error {
+/// A filter that does not start. Where its guest trapped, the log has its call stack besides.
+fn in_module(spec: &FilterSpec, digest: Digest, error: &Error) -> Error {
+    if let Error::Trap(trap) = error {
+        let place = Place { filter: &spec.name, ..Place::default() };
+        journal::trapped(digest, trap, place, format_args!("filter '{}' does not start: {error}", spec.name));
+    }
     Error::Start(format!("module {}: {error}", spec.code.source))
 }
 
@@ -349,7 +356,8 @@ fn prepare(
 ) -> Result<(VmSpec, PluginSpec), Error> {
     let mut module = runtime.0.library.load(&spec.code, spec.limits.stack_bytes, config.code_cache.as_ref())?;
     if let Some(capabilities) = &spec.allowed_capabilities {
-        module = module.restrict(capabilities).map_err(|error| in_module(spec, &error))?;
+        let digest = module.digest();
+        module = module.restrict(capabilities).map_err(|error| in_module(spec, digest, &error))?;
     }
     let settings = VmSettings {
         vm_id: spec.vm_id.clone(),

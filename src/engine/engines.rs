@@ -12,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
-use wasmtime::{Config, Engine, OptLevel, Strategy};
+use wasmtime::{Config, Engine, OptLevel, Strategy, WasmBacktraceDetails};
 
 use crate::error::Error;
 use crate::limits::DEFAULT_STACK;
@@ -100,6 +100,8 @@ fn config(variant: Variant) -> Config {
         .signals_based_traps(true)
         .memory_init_cow(true)
         .max_wasm_stack(variant.stack_bytes)
+        // Not even where the environment asks for it: each frame of each trap would parse all of a module's DWARF.
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .wasm_memory64(false)
         .wasm_multi_memory(false)
         .parallel_compilation(true);

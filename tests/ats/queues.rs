@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn queue(role: &str, vm_id: &str, configuration: &str) -> String {
     format!(
         "  - name: {role}\n    module: {{guest:queue}}\n    body: none\n    root_id: {role}\n    vm_id: {vm_id}\n    \
-         vm_configuration: {role}\n    limits: {{callback_ms: 2000}}\n    configuration: {configuration}\n"
+         vm_configuration: {role}\n    limits: {{callback_ms: 2000, log_lines_per_second: 100000}}\n    configuration: {configuration}\n"
     )
 }
 

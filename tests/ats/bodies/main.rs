@@ -17,7 +17,10 @@ const KIB: u64 = 1024;
 
 /// A filter file with guest `body`, and these keys of the filter beside.
 fn filter(keys: &str) -> String {
-    format!("filters:\n  - name: body\n    module: {{guest:body}}\n    limits: {{callback_ms: 5000}}\n{}", indent(keys))
+    format!(
+        "filters:\n  - name: body\n    module: {{guest:body}}\n    limits: {{callback_ms: 5000, log_lines_per_second: 100000}}\n{}",
+        indent(keys)
+    )
 }
 
 /// The same, allowed to hold 200 MiB of a body.
