@@ -15,6 +15,7 @@ pub mod abi;
 mod answer;
 mod backoff;
 mod body;
+mod breaker;
 mod capabilities;
 mod cell;
 mod chain;
@@ -54,7 +55,7 @@ pub use hostcalls::{
     FOREIGN_FUNCTIONS, ForeignFunction, GUEST_TARGET, HOSTCALLS, Hostcall, ParamType, Support, Survives,
     assemblyscript_sdk, rust_sdk,
 };
-pub use limits::Limits;
+pub use limits::{Limit, Limits};
 pub use module::{Digest, Exported, Module};
 pub use observe::{CalloutOutcome, FilterStats};
 pub use runtime::{Options, Runtime};

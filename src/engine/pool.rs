@@ -3,10 +3,12 @@
 //! A slot belongs to one event thread; its lock is uncontended unless threads outnumber slots. A VM that trapped
 //! is dropped at once and built anew: by the rebuilder thread, or by the next request if that comes first.
 
+mod rebuild;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -51,6 +53,8 @@ pub(crate) struct Slot {
     inner: Mutex<SlotInner>,
     /// Where what concerns its VM waits for its thread.
     station: Arc<Station>,
+    /// The processor time that building its VM took the last time.
+    build_nanos: AtomicU64,
     pub(crate) counters: SlotCounters,
 }
 
@@ -88,7 +92,12 @@ impl Pool {
     pub(crate) fn new(runtime: Runtime, spec: VmSpec, stations: Box<[Arc<Station>]>, service: bool) -> Arc<Self> {
         let slots = stations
             .into_iter()
-            .map(|station| Slot { inner: Mutex::default(), station, counters: SlotCounters::default() })
+            .map(|station| Slot {
+                inner: Mutex::default(),
+                station,
+                build_nanos: AtomicU64::new(0),
+                counters: SlotCounters::default(),
+            })
             .collect();
         Arc::new(Pool {
             runtime,
@@ -241,28 +250,19 @@ impl Pool {
     /// Enters a slot.
     #[inline]
     pub(crate) fn lock(self: &Arc<Self>, slot: usize) -> Entry<'_> {
-        // Threads beyond the number of slots share them.
-        let index = if slot < self.slots.len() { slot } else { slot % self.slots.len() };
+        let index = self.index(slot);
         let slot = &self.slots[index];
-        Entry { pool: self, slot, index, guard: slot.inner.lock(), timers_changed: false, lost: None }
+        Entry { pool: self, slot, index, guard: slot.inner.lock(), timers_changed: false, lost: None, later: false }
     }
 
-    /// Builds a slot's VM if it has none and may. Says when that is to be tried again: what a VM does without a request,
-    /// its ticks and its part in queues, must not wait for one.
-    pub(crate) fn revive(self: &Arc<Self>, slot: usize) -> Option<Instant> {
-        let mut entry = self.lock(slot);
-        if entry.guard.vm.is_some() {
-            return None;
-        }
-        if let Some(at) = entry.guard.backoff.not_before().filter(|at| *at > Instant::now()) {
-            return Some(at);
-        }
-        if let Err(error) = entry.ensure_vm() {
-            log::error!(target: "wasm_remap", "a VM of module {} could not be rebuilt: {error}", self.spec.module.digest());
-        }
-        let again = entry.guard.backoff.not_before();
-        entry.leave();
-        again
+    /// What the last build of a slot's VM took. Not exact: it is for an estimate.
+    pub(crate) fn build_time(&self, slot: usize) -> Duration {
+        Duration::from_nanos(self.slots[self.index(slot)].build_nanos.load(Ordering::Relaxed))
+    }
+
+    /// Threads beyond the number of slots share them.
+    fn index(&self, slot: usize) -> usize {
+        if slot < self.slots.len() { slot } else { slot % self.slots.len() }
     }
 
     /// Whether the VM of a service, which has one slot, has a plugin context that was told of its end and asked for time.
@@ -275,6 +275,7 @@ impl Pool {
         let now = Instant::now();
         let mut entry = self.lock(slot);
         let due = entry.guard.vm.as_ref()?.next_tick()?;
+        let due = entry.guard.backoff.no_ticks(now).map_or(due, |rest| due.max(rest));
         if due > now {
             return Some(due);
         }
@@ -287,6 +288,7 @@ impl Pool {
             }
             Err(error) => {
                 log::error!(target: "wasm_remap", "tick: {error}");
+                entry.guard.backoff.tick_fell(Instant::now(), now.elapsed());
                 entry.poison(&error, None);
                 // The rebuilt VM sets its timers when it is configured.
                 None
@@ -309,6 +311,7 @@ impl Pool {
             Err(error) => {
                 let name = vm.plugin_name(root);
                 log::error!(target: "wasm_remap", "filter '{name}': {about}: {error}");
+                vm.blame(root, &error);
                 entry.poison(&error, None);
             }
         }
@@ -341,6 +344,8 @@ pub(crate) struct Entry<'p> {
     timers_changed: bool,
     /// The VM was lost during this entry: the streams that lived in it, to be woken once the lock is released.
     lost: Option<Vec<Arc<StreamCell>>>,
+    /// It is to be built anew after a while.
+    later: bool,
 }
 
 impl Entry<'_> {
@@ -373,42 +378,14 @@ impl Entry<'_> {
         }
         let now = Instant::now();
         if !self.guard.backoff.open(now) {
-            return Err(Error::Start("the VM failed too often and is set aside for a moment".to_owned()));
+            return Err(Error::Start("its VM is set aside for a moment".to_owned()));
         }
-        match self.build() {
-            Ok(()) => {
-                self.guard.backoff.built();
-                self.pool.runtime.0.registry.vm_rebuilt();
-                if let Some(vm) = &self.guard.vm {
-                    vm.state().count_rebuilt();
-                }
-                Ok(())
-            }
-            Err(error) => {
-                self.guard.backoff.build_failed(now);
-                Err(error)
-            }
+        if !self.guard.backoff.is_quick() {
+            return Err(Error::Start("its VM is being built anew".to_owned()));
         }
-    }
-
-    /// Builds the VM with every plugin of the pool.
-    fn build(&mut self) -> Result<(), Error> {
         let specs = self.pool.plugins.lock().specs.clone();
-        let mut vm = Box::new(self.pool.build_vm(Some(self.index))?);
-        let mut roots = vec![None; specs.len()];
-        for (root, spec) in roots.iter_mut().zip(&specs) {
-            if let Some(spec) = spec {
-                *root = Some(vm.add_root(spec)?);
-            }
-        }
-        self.slot.counters.vms_built.add(1);
-        self.slot.counters.roots_created.add(roots.iter().flatten().count() as u64);
-        let aftermath = vm.aftermath();
-        self.note_configured(&aftermath);
-        self.guard.vm = Some(vm);
-        self.guard.generation += 1;
-        self.guard.roots = roots;
-        Ok(())
+        let built = self.pool.construct(self.index, &specs);
+        self.rebuilt(built)
     }
 
     fn add_root(&mut self, index: usize, spec: &Arc<PluginSpec>) -> Result<(), Error> {
@@ -502,6 +479,11 @@ impl Entry<'_> {
         }
     }
 
+    /// If the VM is lost, it is to be built anew after a while, longer each time.
+    pub(crate) fn rebuild_later(&mut self) {
+        self.later = true;
+    }
+
     /// Leaves the slot after a trap: drops the VM, wakes the streams that lived in it, and has it built anew. The trap is
     /// counted for `stats`, the filter whose stream ran; without, for the plugin context that did.
     #[cold]
@@ -512,14 +494,14 @@ impl Entry<'_> {
 
     fn discard(&mut self, error: &Error, stats: Option<&FilterStats>) {
         let Some(mut vm) = self.guard.vm.take() else { return };
-        if let Some(stats) = stats.or_else(|| vm.state().blamed()) {
-            stats.trap(error);
+        if let Some(blamed) = stats.or_else(|| vm.state().blamed()) {
+            blamed.trap(error);
         }
         vm.salvage();
         let (cells, roots) = vm.remains();
         let counters = &self.slot.counters;
         counters.traps.add(1);
-        if matches!(error, Error::Trap(trap) if trap.kind == TrapKind::Deadline) {
+        if matches!(error, Error::Trap(trap) if matches!(trap.kind, TrapKind::Deadline | TrapKind::TransactionDeadline)) {
             counters.deadlines.add(1);
         }
         counters.roots_deleted.add(roots);
@@ -528,9 +510,9 @@ impl Entry<'_> {
         self.guard.roots.clear();
         // Contexts of this generation are gone, also before the next VM is there.
         self.guard.generation += 1;
-        if self.pool.service {
+        if self.pool.service || self.later {
             self.guard.backoff.fell(Instant::now());
-        } else {
+        } else if stats.is_none() {
             self.guard.backoff.trapped(Instant::now());
         }
         self.lost = Some(cells);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::breaker::SharedBreaker;
 use crate::capabilities::Capabilities;
 use crate::limits::Limits;
 use crate::upstreams::Upstreams;
@@ -33,4 +34,6 @@ pub(crate) struct PluginSpec {
     pub(crate) configuration: Arc<[u8]>,
     /// Whom it may call.
     pub(crate) upstreams: Arc<Upstreams>,
+    /// Sets it aside when it fails too often. Compared by its settings; of equal specifications the first one's counts.
+    pub(crate) breaker: SharedBreaker,
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use engine::config::FilterSpec;
 use engine::inspect::{Identity, Offer};
-use engine::{Chain, FailurePolicy, Filter, Options, Runtime, Support};
+use engine::{Chain, Filter, Options, Runtime, Support};
 
 use crate::capture::{self, Threshold};
 use crate::output::{Format, Outcome};
@@ -22,7 +22,7 @@ use crate::remap::{self, Rules};
 use besides::Besides;
 use bodies::ChainBodies;
 use load::{Loaded, Loader};
-use report::{FilterReport, LimitsReport, Mistake, ModuleReport, Origin, RefusedCall, Report, RuleReport, SharedVm};
+use report::{BreakerReport, FilterReport, LimitsReport, Mistake, ModuleReport, Origin, RefusedCall, Report, RuleReport, SharedVm};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -224,10 +224,9 @@ impl Checked {
             vm_id: spec.vm_id.clone(),
             vm_configuration_bytes: spec.vm_configuration.len(),
             environment: spec.environment.iter().map(|(name, _)| name.clone()).collect(),
-            failure_policy: match filter.policy() {
-                FailurePolicy::Closed => "closed",
-                FailurePolicy::Open => "open",
-            },
+            failure_policy: filter.policy().as_str(),
+            failure_status: (!filter.policy().goes_on()).then(|| filter.failure().response().status),
+            breaker: BreakerReport::of(&spec.breaker),
             limits: LimitsReport::of(&spec.limits),
             bodies: bodies::of_filter(spec, filter),
             callbacks: called.into_iter().map(|row| row.name).collect(),

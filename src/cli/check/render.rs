@@ -98,11 +98,18 @@ fn render_rule(out: &mut String, rule: &RuleReport, shared: &[SharedVm]) {
             line(out, 4, "capabilities", format!("{allowed} allowed; {restricted} refused for want of them"));
         }
         line(out, 4, "bodies", shown(&filter.bodies));
-        let failure = match filter.failure_policy {
-            "open" => "open: a transaction in which it fails goes on without it",
-            _ => "closed: a transaction in which it fails is answered 503",
+        let failure = match filter.failure_status {
+            None => format!("{}: a transaction in which it fails goes on without it", filter.failure_policy),
+            Some(status) => format!("{}: a transaction in which it fails is answered {status}", filter.failure_policy),
         };
         line(out, 4, "failure", failure);
+        if let Some(breaker) = &filter.breaker {
+            let seconds = |ms: u128| format!("{} s", ms as f64 / 1000.0);
+            let (pause, most) = (seconds(breaker.pause_ms), seconds(breaker.max_pause_ms));
+            let (failures, percent, window) = (breaker.failures, breaker.percent, seconds(breaker.window_ms));
+            let rule = format!("{failures} failures within {window}, {percent} % or more, set it aside for {pause} to {most}");
+            line(out, 4, "breaker", rule);
+        }
         limits(out, &filter.limits);
         list(out, 4, "may call", &filter.callout_hosts);
         list(out, 4, "variables", &filter.environment);
@@ -132,6 +139,8 @@ fn limits(out: &mut String, limits: &LimitsReport) {
     let limits = [
         format!("memory {} MiB", limits.memory_mib),
         format!("callback {} ms", limits.callback_ms),
+        format!("transaction {} ms", limits.transaction_ms),
+        format!("start {} ms", limits.start_ms),
         format!("configure {} ms", limits.configure_ms),
         format!("pause {} ms", limits.pause_ms),
         format!("held of a body {} KiB", limits.body_kib),
@@ -153,6 +162,7 @@ fn service(out: &mut String, service: &ServiceReport) {
     let limits = [
         format!("memory {} MiB", limits.memory_mib),
         format!("callback {} ms", limits.callback_ms),
+        format!("start {} ms", limits.start_ms),
         format!("configure {} ms", limits.configure_ms),
         format!("header map {} KiB", limits.header_kib),
         count(limits.header_count, "field"),

@@ -1,6 +1,7 @@
 //! What `check` finds, as JSON has it.
 
 use engine::Limits;
+use engine::config::BreakerSpec;
 use serde::Serialize;
 
 use super::besides::{ClusterReport, MetricsReport, NamespaceReport, ServiceReport};
@@ -68,6 +69,10 @@ pub(super) struct FilterReport {
     pub(super) vm_configuration_bytes: usize,
     pub(super) environment: Vec<String>,
     pub(super) failure_policy: &'static str,
+    /// What it is answered then; null if it goes on.
+    pub(super) failure_status: Option<u16>,
+    /// When it is set aside; null if it never is.
+    pub(super) breaker: Option<BreakerReport>,
     pub(super) limits: LimitsReport,
     pub(super) bodies: FilterBodies,
     /// Exported and called.
@@ -99,25 +104,65 @@ pub(super) struct ModuleReport {
 #[derive(Serialize)]
 pub(super) struct LimitsReport {
     pub(super) memory_mib: usize,
+    pub(super) table_elements: usize,
     pub(super) callback_ms: u128,
+    pub(super) transaction_ms: u128,
+    pub(super) start_ms: u128,
     pub(super) configure_ms: u128,
     pub(super) pause_ms: u128,
     pub(super) body_kib: usize,
     pub(super) header_kib: usize,
     pub(super) header_count: usize,
+    pub(super) hostcall_kib: u64,
+    pub(super) callouts: usize,
 }
 
 impl LimitsReport {
     pub(super) fn of(limits: &Limits) -> Self {
         LimitsReport {
             memory_mib: limits.memory_bytes >> 20,
+            table_elements: limits.table_elements,
             callback_ms: limits.callback.as_millis(),
+            transaction_ms: limits.transaction.as_millis(),
+            start_ms: limits.start.as_millis(),
             configure_ms: limits.configure.as_millis(),
             pause_ms: limits.pause.as_millis(),
             body_kib: limits.body_bytes >> 10,
             header_kib: limits.pairs.bytes >> 10,
             header_count: limits.pairs.pairs,
+            hostcall_kib: limits.hostcall_bytes >> 10,
+            callouts: limits.callouts,
         }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct BreakerReport {
+    pub(super) failures: u32,
+    pub(super) percent: u32,
+    pub(super) lost_ms: u128,
+    pub(super) window_ms: u128,
+    pub(super) pause_ms: u128,
+    pub(super) max_pause_ms: u128,
+    pub(super) probes: u32,
+    /// `closed`, `open` or `reload`; null is what the failure policy says.
+    pub(super) while_open: Option<&'static str>,
+}
+
+impl BreakerReport {
+    /// `None` if there is none.
+    pub(super) fn of(spec: &BreakerSpec) -> Option<Self> {
+        let settings = spec.settings;
+        (settings.failures > 0).then(|| BreakerReport {
+            failures: settings.failures,
+            percent: settings.percent,
+            lost_ms: settings.lost.as_millis(),
+            window_ms: settings.window.as_millis(),
+            pause_ms: settings.pause.as_millis(),
+            max_pause_ms: settings.max_pause.as_millis(),
+            probes: settings.probes,
+            while_open: spec.while_open.as_ref().map(|failure| failure.policy.as_str()),
+        })
     }
 }
 

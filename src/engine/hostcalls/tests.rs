@@ -47,6 +47,10 @@ impl Scene {
             root_id: "root".to_owned(),
             configuration: Arc::from(&b"configuration"[..]),
             upstreams: Arc::new(upstreams()),
+            breaker: crate::breaker::SharedBreaker(Arc::new(crate::breaker::Breaker::new(
+                crate::config::BreakerSettings::default(),
+                Arc::default(),
+            ))),
         });
         let root = RootContext {
             plugin,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
@@ -10,8 +10,10 @@ use parking_lot::Mutex;
 
 use super::latency::Latency;
 use crate::abi::Callback;
+use crate::breaker::{Breaker, BreakerState};
 use crate::config::FailurePolicy;
 use crate::error::Error;
+use crate::limits::Limit;
 
 /// Room for so many callbacks; more than the ABI has.
 const CALLBACKS: usize = 32;
@@ -83,6 +85,11 @@ pub(super) struct Process {
     pub(super) rebuilds: AtomicU64,
     pub(super) callouts: [AtomicU64; CalloutOutcome::ALL.len()],
     pub(super) failures: AtomicU64,
+    pub(super) breaches: AtomicU64,
+    pub(super) opened: AtomicU64,
+    pub(super) rejected: AtomicU64,
+    /// Breakers that are not closed.
+    pub(super) open: Arc<AtomicU64>,
 }
 
 /// What is counted of one filter of one rule, from the first load of that rule on, reloads included.
@@ -102,10 +109,23 @@ pub struct FilterStats {
     /// By reason.
     traps: Mutex<BTreeMap<&'static str, u64>>,
     rebuilds: AtomicU64,
-    /// Closed, open.
-    failures: [AtomicU64; 2],
+    /// By policy.
+    failures: [AtomicU64; FailurePolicy::ALL.len()],
+    /// By limit, made when the first one is met.
+    breaches: OnceLock<Box<[AtomicU64]>>,
+    breaker: BreakerStats,
     callouts: [AtomicU64; CalloutOutcome::ALL.len()],
     callout_times: OnceLock<Box<Latency>>,
+}
+
+/// What became of a filter's breaker in this rule.
+#[derive(Debug, Default)]
+struct BreakerStats {
+    opened: AtomicU64,
+    probes: AtomicU64,
+    rejected: AtomicU64,
+    /// Those that there are: of this filter, and of that which takes its place at a reload.
+    live: Mutex<Vec<Weak<Breaker>>>,
 }
 
 impl std::fmt::Debug for FilterStats {
@@ -126,6 +146,8 @@ impl FilterStats {
             traps: Mutex::default(),
             rebuilds: AtomicU64::new(0),
             failures: Default::default(),
+            breaches: OnceLock::new(),
+            breaker: BreakerStats::default(),
             callouts: Default::default(),
             callout_times: OnceLock::new(),
         }
@@ -195,6 +217,46 @@ impl FilterStats {
             _ => "refused",
         };
         *self.traps.lock().entry(reason).or_default() += 1;
+        if let Some(limit) = error.limit() {
+            self.breach(limit, 1);
+        }
+    }
+
+    /// The filter met this limit, so many times.
+    #[cold]
+    pub(crate) fn breach(&self, limit: Limit, times: u64) {
+        let breaches = self.breaches.get_or_init(|| Limit::ALL.iter().map(|_| AtomicU64::new(0)).collect());
+        breaches[limit as usize].fetch_add(times, Ordering::Relaxed);
+        self.process.breaches.fetch_add(times, Ordering::Relaxed);
+    }
+
+    /// This breaker is the filter's from now on.
+    pub(crate) fn watch(&self, breaker: &Arc<Breaker>) {
+        let mut live = self.breaker.live.lock();
+        live.retain(|known| known.strong_count() > 0);
+        let breaker = Arc::downgrade(breaker);
+        if !live.iter().any(|known| known.ptr_eq(&breaker)) {
+            live.push(breaker);
+        }
+    }
+
+    /// What the filter did opened its breaker.
+    #[cold]
+    pub(crate) fn breaker_opened(&self) {
+        self.breaker.opened.fetch_add(1, Ordering::Relaxed);
+        self.process.opened.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The filter is on trial in a transaction.
+    #[cold]
+    pub(crate) fn breaker_probe(&self) {
+        self.breaker.probes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A transaction was decided without the filter, which is set aside.
+    pub(crate) fn breaker_rejected(&self) {
+        self.breaker.rejected.fetch_add(1, Ordering::Relaxed);
+        self.process.rejected.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The filter's plugin context was made anew, in a VM that replaces one that was lost.
@@ -227,8 +289,18 @@ impl FilterStats {
             numbers.local_responses += slot.local_responses.load(Ordering::Relaxed);
         }
         numbers.rebuilds = self.rebuilds.load(Ordering::Relaxed);
-        numbers.failures = [("closed", FailurePolicy::Closed), ("open", FailurePolicy::Open)]
-            .map(|(name, policy)| (name, self.failures[policy as usize].load(Ordering::Relaxed)));
+        numbers.failures = FailurePolicy::ALL
+            .map(|policy| (policy.as_str(), self.failures[policy as usize].load(Ordering::Relaxed)));
+        if let Some(breaches) = self.breaches.get() {
+            let all = Limit::ALL.iter().zip(breaches).map(|(limit, count)| (limit.key(), count.load(Ordering::Relaxed)));
+            numbers.breaches = all.filter(|&(_, count)| count > 0).collect();
+        }
+        let live = self.breaker.live.lock();
+        numbers.breaker = live.iter().filter_map(Weak::upgrade).map(|breaker| breaker.state()).max();
+        drop(live);
+        numbers.opened = self.breaker.opened.load(Ordering::Relaxed);
+        numbers.probes = self.breaker.probes.load(Ordering::Relaxed);
+        numbers.rejected = self.breaker.rejected.load(Ordering::Relaxed);
         numbers.traps = self.traps.lock().iter().map(|(&reason, &count)| (reason, count)).collect();
         let outcomes = CalloutOutcome::ALL.into_iter();
         numbers.callouts = outcomes
@@ -250,7 +322,14 @@ pub(super) struct FilterNumbers {
     pub(super) paused_nanos: u64,
     pub(super) local_responses: u64,
     pub(super) rebuilds: u64,
-    pub(super) failures: [(&'static str, u64); 2],
+    pub(super) failures: [(&'static str, u64); FailurePolicy::ALL.len()],
+    /// Those that were met, by key.
+    pub(super) breaches: Vec<(&'static str, u64)>,
+    /// `None` where there is no breaker.
+    pub(super) breaker: Option<BreakerState>,
+    pub(super) opened: u64,
+    pub(super) probes: u64,
+    pub(super) rejected: u64,
     pub(super) traps: Vec<(&'static str, u64)>,
     pub(super) callouts: Vec<(&'static str, u64)>,
     pub(super) callbacks: Vec<(&'static str, super::Buckets)>,
@@ -289,6 +368,11 @@ impl Registry {
         let stats = Arc::new(FilterStats::new(rule, filter, self.slots, Arc::clone(&self.process)));
         filters.insert(key, Arc::clone(&stats));
         stats
+    }
+
+    /// Where breakers that are not closed are counted.
+    pub(crate) fn open_breakers(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.process.open)
     }
 
     /// A VM was built in place of one that was lost.
