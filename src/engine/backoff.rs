@@ -59,11 +59,6 @@ impl Backoff {
         self.build_time = took;
     }
 
-    /// What a build takes.
-    pub(crate) fn build_time(&self) -> Duration {
-        self.build_time
-    }
-
     /// Whether a build is so short that a request may wait for it; others are left to the rebuilder.
     pub(crate) fn is_quick(&self) -> bool {
         self.build_time < QUICK

@@ -70,11 +70,17 @@ impl fmt::Display for Change {
                 write!(f, "failed on trial, and is set aside for another {pause:.1?}")
             }
             Change::Opened { pause, failures, transactions, lost, within: Some(within) } => {
-                write!(f, "is set aside for {pause:.1?}: {failures} of {transactions} transactions failed within {within:.1?}")?;
+                write!(
+                    f,
+                    "is set aside for {pause:.1?}: {failures} of {transactions} transactions failed within {within:.1?}"
+                )?;
                 if *lost >= EPOCH { write!(f, ", which took {lost:.1?} of processor time") } else { Ok(()) }
             }
             Change::Closed { after, rejected } => {
-                write!(f, "went well on trial, and is taken back after {after:.1?}; {rejected} transactions were decided without it")
+                write!(
+                    f,
+                    "went well on trial, and is taken back after {after:.1?}; {rejected} transactions were decided without it"
+                )
             }
         }
     }

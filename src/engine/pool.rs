@@ -501,7 +501,8 @@ impl Entry<'_> {
         let (cells, roots) = vm.remains();
         let counters = &self.slot.counters;
         counters.traps.add(1);
-        if matches!(error, Error::Trap(trap) if matches!(trap.kind, TrapKind::Deadline | TrapKind::TransactionDeadline)) {
+        if matches!(error, Error::Trap(trap) if matches!(trap.kind, TrapKind::Deadline | TrapKind::TransactionDeadline))
+        {
             counters.deadlines.add(1);
         }
         counters.roots_deleted.add(roots);

@@ -22,7 +22,9 @@ use crate::remap::{self, Rules};
 use besides::Besides;
 use bodies::ChainBodies;
 use load::{Loaded, Loader};
-use report::{BreakerReport, FilterReport, LimitsReport, Mistake, ModuleReport, Origin, RefusedCall, Report, RuleReport, SharedVm};
+use report::{
+    BreakerReport, FilterReport, LimitsReport, Mistake, ModuleReport, Origin, RefusedCall, Report, RuleReport, SharedVm,
+};
 
 const EXAMPLES: &str = "\
 Examples:

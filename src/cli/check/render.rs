@@ -107,7 +107,8 @@ fn render_rule(out: &mut String, rule: &RuleReport, shared: &[SharedVm]) {
             let seconds = |ms: u128| format!("{} s", ms as f64 / 1000.0);
             let (pause, most) = (seconds(breaker.pause_ms), seconds(breaker.max_pause_ms));
             let (failures, percent, window) = (breaker.failures, breaker.percent, seconds(breaker.window_ms));
-            let rule = format!("{failures} failures within {window}, {percent} % or more, set it aside for {pause} to {most}");
+            let rule =
+                format!("{failures} failures within {window}, {percent} % or more, set it aside for {pause} to {most}");
             line(out, 4, "breaker", rule);
         }
         limits(out, &filter.limits);

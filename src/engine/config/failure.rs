@@ -73,16 +73,8 @@ const BODY: &str = "Service Unavailable\n";
 const MOST_BODY: usize = 64 << 10;
 
 /// Fields that frame a message or describe a connection are the proxy's to write.
-const PROXYS: [&str; 8] = [
-    "connection",
-    "content-length",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
+const PROXYS: [&str; 8] =
+    ["connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
 
 /// The mapping that may stand in place of a policy's name.
 #[derive(Deserialize, JsonSchema)]
@@ -133,7 +125,9 @@ impl<'de> Deserialize<'de> for RawFailure {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawFailure, A::Error> {
-                RawAnswer::deserialize(MapAccessDeserializer::new(map)).map(RawFailure::Answer).map_err(A::Error::custom)
+                RawAnswer::deserialize(MapAccessDeserializer::new(map))
+                    .map(RawFailure::Answer)
+                    .map_err(A::Error::custom)
             }
         }
 
@@ -213,7 +207,8 @@ mod tests {
         }
         let built_in = Failure::default().response();
         assert_eq!((built_in.status, built_in.body.as_slice()), (503, &b"Service Unavailable\n"[..]));
-        let answer = failure("{status: 429, body: 'later', content_type: text/html, headers: {retry-after: '1', x-a: b}}");
+        let answer =
+            failure("{status: 429, body: 'later', content_type: text/html, headers: {retry-after: '1', x-a: b}}");
         let answer = answer.unwrap().response();
         assert_eq!((answer.status, answer.body.as_slice()), (429, &b"later"[..]));
         let field = |name: &str, value: &str| (name.as_bytes().to_vec(), value.as_bytes().to_vec());

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::HostPattern;
 use super::breaker::{BreakerSpec, RawBreaker};
 use super::failure::{FailurePolicy, RawFailure};
-use super::HostPattern;
 use super::limits::RawLimits;
 use crate::body::Side;
 use crate::capabilities::Capabilities;

@@ -23,8 +23,8 @@ mod signatures;
 mod streams;
 
 pub use foreign::{FOREIGN_FUNCTIONS, ForeignFunction};
-pub use logging::GUEST_TARGET;
 pub(crate) use headers::check_field;
+pub use logging::GUEST_TARGET;
 pub(crate) use logging::write_line;
 pub use sdks::{Survives, assemblyscript_sdk, rust_sdk};
 use wasmtime::Linker;
@@ -166,7 +166,10 @@ const fn counts(name: &str) -> bool {
     }
     let name = name.as_bytes();
     let suffix = b"_size";
-    name.len() > suffix.len() && is(name, name.len() - suffix.len(), suffix) && !is(name, 0, b"return_") && !is(name, 0, b"max_")
+    name.len() > suffix.len()
+        && is(name, name.len() - suffix.len(), suffix)
+        && !is(name, 0, b"return_")
+        && !is(name, 0, b"max_")
 }
 
 /// A parameter as a size.

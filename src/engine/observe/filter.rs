@@ -289,10 +289,11 @@ impl FilterStats {
             numbers.local_responses += slot.local_responses.load(Ordering::Relaxed);
         }
         numbers.rebuilds = self.rebuilds.load(Ordering::Relaxed);
-        numbers.failures = FailurePolicy::ALL
-            .map(|policy| (policy.as_str(), self.failures[policy as usize].load(Ordering::Relaxed)));
+        numbers.failures =
+            FailurePolicy::ALL.map(|policy| (policy.as_str(), self.failures[policy as usize].load(Ordering::Relaxed)));
         if let Some(breaches) = self.breaches.get() {
-            let all = Limit::ALL.iter().zip(breaches).map(|(limit, count)| (limit.key(), count.load(Ordering::Relaxed)));
+            let all =
+                Limit::ALL.iter().zip(breaches).map(|(limit, count)| (limit.key(), count.load(Ordering::Relaxed)));
             numbers.breaches = all.filter(|&(_, count)| count > 0).collect();
         }
         let live = self.breaker.live.lock();

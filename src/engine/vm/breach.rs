@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::trap::trap;
 use super::Vm;
+use super::trap::trap;
 use crate::abi::Callback;
 use crate::error::{Error, TrapKind};
 use crate::limits::{Budget, Limit};
@@ -40,7 +40,9 @@ impl Vm {
     /// A plugin context failed outside of streams, in what its transactions wait for: its breaker is told.
     #[cold]
     pub(crate) fn blame(&self, root: u32, error: &Error) {
-        let (Some(Context::Root(root)), Error::Trap(trap)) = (self.store.data().contexts.get(&root), error) else { return };
+        let (Some(Context::Root(root)), Error::Trap(trap)) = (self.store.data().contexts.get(&root), error) else {
+            return;
+        };
         if let Some(change) = root.plugin.breaker.failed(trap.spent, false) {
             root.stats.breaker_opened();
             log::error!(target: "wasm_remap", "filter '{}' {change}", root.plugin.name);
