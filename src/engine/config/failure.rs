@@ -185,7 +185,9 @@ impl RawAnswer {
             headers.push((name.into_bytes(), value.into_bytes()));
         }
         let answer = LocalResponse { status, details: Vec::new(), headers, body: body.into_bytes(), grpc_status: None };
-        Ok(Failure { policy, answer: Some(Arc::new(answer)) })
+        // What is built in, written out, is the same.
+        let own = answer != LocalResponse::text(STATUS, BODY);
+        Ok(Failure { policy, answer: own.then(|| Arc::new(answer)) })
     }
 }
 
