@@ -82,6 +82,10 @@ impl RawLimits {
                 *limit = Duration::from_millis(u64::from(milliseconds));
             }
         }
+        if self.hostcall_kib.is_none() {
+            // Whoever may hold a body may read it whole, and write it, and do so again.
+            limits.hostcall_bytes = limits.hostcall_bytes.max(4 * limits.body_bytes as u64);
+        }
         if limits.transaction < limits.callback {
             if let Some(own) = self.transaction_ms {
                 return Err(format!(
