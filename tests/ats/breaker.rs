@@ -120,20 +120,26 @@ fn a_storm_of_traps_in_a_server_leaks_nothing() {
         assert_eq!((report.requests, report.errors.total()), (count, 0), "{host}: {:?}", report.errors);
         report
     };
-    // What grows once: buffers, the allocator's arenas.
-    storm("off.test", requests / 10);
-    storm("on.test", requests / 10);
-    let settled = |counters: &std::collections::BTreeMap<String, i64>| {
-        counters["streams_created"] == counters["streams_deleted"]
-            && counters["vms"] == 4
-            && counters["vms_built"] - counters["vms_dropped"] == 4
+    // The statistics are brought up to date once a second: those of all transactions are waited for.
+    let settled = |transactions: u64| {
+        let transactions = i64::try_from(transactions).expect("a number of requests");
+        server.counters("quiet", |counters| {
+            counters["transactions"] == transactions
+                && counters["streams_created"] == counters["streams_deleted"]
+                && counters["vms"] == 4
+                && counters["vms_built"] - counters["vms_dropped"] == 4
+        })
     };
-    let before = server.counters("quiet", settled);
+    // What grows once: buffers, the allocator's arenas.
+    let warm = requests / 10;
+    storm("off.test", warm);
+    storm("on.test", warm);
+    let before = settled(2 * warm);
     let (rss, mappings) = (server.rss_kib(), server.mappings());
     let off = storm("off.test", requests / 2);
-    let middle = server.counters("quiet", settled);
+    let middle = settled(2 * warm + requests / 2);
     let on = storm("on.test", requests / 2);
-    let after = server.counters("quiet", settled);
+    let after = settled(2 * warm + requests / 2 * 2);
     let (grown, mapped) = (server.rss_kib().saturating_sub(rss), server.mappings());
     let trapped = middle["traps"] - before["traps"];
     println!(
