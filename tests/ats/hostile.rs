@@ -300,7 +300,7 @@ fn other_rules_do_not_notice() {
     let lease = Lease::take();
     let server = builder(&origin, &lease).start();
     slice(&server, "control.test", SLICE);
-    let mut ratios = Vec::new();
+    let (mut ratios, mut all_good, mut all_bad) = (Vec::new(), Vec::new(), Vec::new());
     for hostile in HOSTILE {
         let (mut beside_good, mut beside_bad) = (Vec::new(), Vec::new());
         for _ in 0..TURNS {
@@ -327,12 +327,17 @@ fn other_rules_do_not_notice() {
             beside_bad.len(),
         );
         ratios.push(ratio);
+        // Whoever shares a thread with one that is about to be stopped waits for it once.
+        let budget = held + Duration::from_millis(10);
+        assert!(bad <= good.mul_f64(1.5) + budget, "{}: p99 {good:?} and {bad:?}", hostile.name);
+        all_good.append(&mut beside_good);
+        all_bad.append(&mut beside_bad);
     }
     ratios.sort_unstable_by(f64::total_cmp);
     println!("ratios of p99: {ratios:.2?}");
+    println!("all together: p99 {:.1?} and {:.1?}", percentile(&all_good, 99.0), percentile(&all_bad, 99.0));
     // One of them may meet a bad moment of the machine; most do not.
     assert!(ratios[ratios.len() / 2] <= 1.5, "{ratios:?}");
-    assert!(*ratios.last().expect("some") <= 4.0, "{ratios:?}");
     let counters = settled(&server);
     println!(
         "{} traps, {} deadlines, {} rejected",

@@ -194,8 +194,8 @@ impl Size for i64 {
 /// Counts what the guest handed over, unless it was not there to be taken.
 #[inline]
 fn account(guest: &mut Guest<'_>, given: u64, result: Result<(), Error>) -> Result<(), Error> {
-    // Who named memory of nobody's has handed nothing over. What was read and then refused has been moved all the same.
-    let taken = matches!(result, Ok(()) | Err(Error::CasMismatch | Error::Pairs(_) | Error::Malformed(_)));
+    // A call that is refused may not have looked at all of it; and who named memory of nobody's has handed nothing over.
+    let taken = matches!(result, Ok(()) | Err(Error::CasMismatch));
     if given > 0 && taken {
         guest.data_mut().count_moved(given)?;
     }
