@@ -268,9 +268,12 @@ fn a_storm_of_traps_leaves_nothing_behind() {
     for _ in 0..5_000 {
         assert_eq!(status(&ask(&chain, 0, true)), 503);
     }
-    within("the last VM", || (total(&bench.runtime, "vms") == 1).then_some(()));
-    let counters = bench.runtime.counters();
+    // The rebuilder may be about to put the last one into its place, or to find that a request was faster.
+    let counters = within("the last VM", || {
+        let counters = bench.runtime.counters();
+        let one = counters.vms_built == counters.vms_dropped + 1 && total(&bench.runtime, "vms") == 1;
+        one.then_some(counters)
+    });
     assert_eq!((counters.traps, counters.streams_created, counters.streams_deleted), (5_000, 5_000, 5_000));
-    assert_eq!(counters.vms_built - counters.vms_dropped, 1);
     assert_eq!(counters.roots_created - counters.roots_deleted, 1);
 }
