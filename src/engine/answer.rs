@@ -104,6 +104,8 @@ impl Drop for Outgoing {
 #[derive(Default)]
 pub(crate) struct Calls {
     under_way: HashMap<u32, Outgoing>,
+    /// How many each plugin context has under way.
+    by_root: HashMap<u32, usize>,
     last: u32,
 }
 
@@ -125,7 +127,22 @@ impl Calls {
         self.under_way.len()
     }
 
+    /// How many of them are this plugin context's.
+    pub(crate) fn count_of(&self, root: u32) -> usize {
+        self.by_root.get(&root).copied().unwrap_or_default()
+    }
+
+    fn ended(&mut self, root: u32) {
+        if let Some(count) = self.by_root.get_mut(&root) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_root.remove(&root);
+            }
+        }
+    }
+
     pub(crate) fn insert(&mut self, token: u32, call: Outgoing) {
+        *self.by_root.entry(call.root).or_default() += 1;
         self.under_way.insert(token, call);
     }
 
@@ -139,7 +156,9 @@ impl Calls {
 
     /// Ends a call: nothing more of it is delivered.
     pub(crate) fn remove(&mut self, token: u32) -> Option<Outgoing> {
-        self.under_way.remove(&token)
+        let call = self.under_way.remove(&token)?;
+        self.ended(call.root);
+        Some(call)
     }
 
     /// The plugin contexts that the calls belong to.
@@ -150,6 +169,7 @@ impl Calls {
     /// Cancels every call of a plugin context.
     pub(crate) fn cancel_all(&mut self, root: u32) {
         self.under_way.retain(|_, call| call.root != root);
+        self.by_root.remove(&root);
     }
 }
 

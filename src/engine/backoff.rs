@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::limits::EPOCH;
+
 /// How often a slot's VM may be built.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
@@ -15,7 +17,14 @@ pub(crate) struct Backoff {
     /// Traps of a service in a row, and when the last of them was.
     falls: u32,
     fallen: Option<Instant>,
+    /// Ticks that trapped in a row, when the last of them did, and how long there are none.
+    tick_falls: u32,
+    tick_fell: Option<Instant>,
+    no_ticks: Option<Instant>,
 }
+
+/// Ticks that trap again and again come no more seldom than this.
+const LONGEST_REST: Duration = Duration::from_secs(5);
 
 impl Backoff {
     /// More traps than this in a second, and the slot pauses: each costs a rebuild, and a guest that always
@@ -44,8 +53,25 @@ impl Backoff {
         self.not_before = None;
     }
 
-    /// A service that traps is left alone for a while, twice as long each time; one that ran well for a minute has a
-    /// clean sheet.
+    /// A tick trapped after so long. The thread carries traffic: ticks may have a fifth of it, also if each of them is the
+    /// end of a VM; and those that do nothing but trap come less and less often.
+    pub(crate) fn tick_fell(&mut self, now: Instant, took: Duration) {
+        if self.tick_fell.is_some_and(|at| now.duration_since(at) > Duration::from_secs(60)) {
+            self.tick_falls = 0;
+        }
+        let rest = EPOCH * (1 << self.tick_falls.min(9));
+        self.tick_falls += 1;
+        self.tick_fell = Some(now);
+        self.no_ticks = Some(now + rest.min(LONGEST_REST).max(took * 4));
+    }
+
+    /// Until when there are no ticks, if that is to come.
+    pub(crate) fn no_ticks(&self, now: Instant) -> Option<Instant> {
+        self.no_ticks.filter(|until| *until > now)
+    }
+
+    /// A VM that traps is left alone for a while, twice as long each time, where that is wanted: a service, or a filter with
+    /// `failure_policy: reload`. One that ran well for a minute has a clean sheet.
     pub(crate) fn fell(&mut self, now: Instant) {
         if self.fallen.is_some_and(|at| now.duration_since(at) > Duration::from_secs(60)) {
             self.falls = 0;
@@ -55,7 +81,8 @@ impl Backoff {
         self.not_before = Some(now + Duration::from_millis(250) * (1 << (self.falls - 1)));
     }
 
-    /// A VM that serves transactions trapped.
+    /// A VM that serves transactions trapped outside of them: in a tick, say. In a transaction it is the filter's breaker
+    /// that sees to it.
     pub(crate) fn trapped(&mut self, now: Instant) {
         match self.window {
             Some(since) if now.duration_since(since) < Duration::from_secs(1) => self.traps += 1,

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::body::{Bodies, Side};
-use crate::config::{At, Body, ConfigFile, FailurePolicy, FilterSpec, Isolation, RequestBody};
+use crate::breaker::{Breaker, SharedBreaker};
+use crate::config::{At, Body, ConfigFile, Failure, FailurePolicy, FilterSpec, Isolation, RequestBody};
 use crate::error::Error;
 use crate::journal::{self, Label, Place, Site};
 use crate::matching::{Evaluation, Matcher, Participants, RequestView};
@@ -24,7 +25,9 @@ const MAX_FILTERS: usize = 64;
 pub struct Filter {
     pub(crate) plugin: Arc<Plugin>,
     pub(crate) stats: Arc<FilterStats>,
-    pub(crate) policy: FailurePolicy,
+    pub(crate) failure: Failure,
+    /// The same while its breaker is open.
+    pub(crate) while_open: Failure,
     pub(crate) pause: Duration,
     pub(crate) body_bytes: usize,
     /// The bodies that it is shown: what its file allows, of what its module exports.
@@ -87,7 +90,17 @@ impl Filter {
     /// What becomes of a transaction when the filter fails.
     #[must_use]
     pub fn policy(&self) -> FailurePolicy {
-        self.policy
+        self.failure.policy
+    }
+
+    /// The same, with the answer that the client gets.
+    #[must_use]
+    pub fn failure(&self) -> &Failure {
+        &self.failure
+    }
+
+    pub(crate) fn breaker(&self) -> &Breaker {
+        &self.plugin.spec.breaker
     }
 }
 
@@ -150,10 +163,16 @@ impl Chain {
                 (false, true) => Body::Response,
                 (false, false) => Body::None,
             };
+            let failure = Failure { policy: spec.failure_policy, answer: spec.failure_answer.clone() };
+            let stats = runtime.filter_stats(label, &spec.name);
+            if spec.breaker.settings.failures > 0 {
+                stats.watch(&plugin.spec.breaker.0);
+            }
             filters.push(Filter {
                 plugin,
-                stats: runtime.filter_stats(label, &spec.name),
-                policy: spec.failure_policy,
+                stats,
+                while_open: spec.breaker.while_open.clone().unwrap_or_else(|| failure.clone()),
+                failure,
                 pause: spec.limits.pause,
                 body_bytes: spec.limits.body_bytes,
                 body: spec.body.and(has),
@@ -375,6 +394,7 @@ fn prepare(
         configuration: Arc::clone(&spec.configuration),
         upstreams,
         log: SiteOf(log),
+        breaker: SharedBreaker(Arc::new(Breaker::new(spec.breaker.settings, runtime.0.registry.open_breakers()))),
     };
     Ok((VmSpec::new(module, settings, spec.isolation, label), plugin))
 }

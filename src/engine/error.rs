@@ -1,7 +1,10 @@
 //! What can go wrong, in one enumeration, and how each of it looks to a guest.
 
+use std::time::Duration;
+
 use crate::abi::{Callback, Status};
 use crate::journal::Frame;
+use crate::limits::Limit;
 
 /// Why a hostcall, a callback or a load failed.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +60,18 @@ pub enum Error {
     /// The guest trapped inside a call that a hostcall made into it.
     #[error(transparent)]
     Wasm(wasmtime::Error),
+    /// A hostcall went beyond a limit.
+    #[error("the callback moved more bytes by hostcalls than limits.{} permits", .0.key())]
+    Exceeded(Limit),
+    /// The filter's breaker is open: nobody asks it for now.
+    #[error("it failed too often, and is set aside for now")]
+    SetAside,
+    /// The stream's context went with its VM, through no fault of its own.
+    #[error("its VM trapped in another callback")]
+    Gone,
+    /// A filter went beyond a limit that is about a transaction, not about its guest.
+    #[error("{1}")]
+    Held(Limit, String),
     /// A module cannot be used.
     #[error("{0}")]
     Module(String),
@@ -86,6 +101,10 @@ pub struct Trap {
     pub kind: TrapKind,
     /// The class and the detail, for people; one line.
     pub reason: String,
+    /// The limit that it met, if it was one.
+    pub limit: Option<Limit>,
+    /// The processor time that the callback took, where it was long enough to be looked at.
+    pub spent: Duration,
     /// Guest frames, innermost first.
     pub backtrace: Vec<Frame>,
 }
@@ -98,6 +117,14 @@ pub enum TrapKind {
     Guest,
     /// The deadline of the callback passed.
     Deadline,
+    /// The time of all the transaction's callbacks together is used up.
+    TransactionDeadline,
+    /// It trapped after it had been refused memory.
+    Memory,
+    /// It trapped after it had been refused elements of a table.
+    Table,
+    /// It moved more bytes by hostcalls than it may.
+    HostcallBytes,
     /// The stack is used up.
     StackOverflow,
     /// The guest called `proc_exit` with this code.
@@ -115,6 +142,10 @@ impl TrapKind {
         match self {
             TrapKind::Guest => "trap",
             TrapKind::Deadline => "deadline",
+            TrapKind::TransactionDeadline => "transaction_deadline",
+            TrapKind::Memory => "memory",
+            TrapKind::Table => "table",
+            TrapKind::HostcallBytes => "hostcall_bytes",
             TrapKind::StackOverflow => "stack_overflow",
             TrapKind::Exit(_) => "exit",
             TrapKind::HostPanic => "host_panic",
@@ -124,6 +155,16 @@ impl TrapKind {
 }
 
 impl Error {
+    /// The limit that was met, if it was one.
+    #[must_use]
+    pub fn limit(&self) -> Option<Limit> {
+        match self {
+            Error::Trap(trap) => trap.limit,
+            Error::Exceeded(limit) | Error::Held(limit, _) => Some(*limit),
+            _ => None,
+        }
+    }
+
     /// The status that a guest gets; `None` means that no status serves and the guest must trap.
     ///
     /// Exhaustive on purpose: a new error does not compile until somebody has decided. Statuses that the SDKs
@@ -143,6 +184,10 @@ impl Error {
             | Error::Forbidden(_)
             | Error::Trap(_)
             | Error::Wasm(_)
+            | Error::Exceeded(_)
+            | Error::SetAside
+            | Error::Gone
+            | Error::Held(..)
             | Error::Module(_)
             | Error::Start(_)
             | Error::Config(_) => None,

@@ -15,6 +15,7 @@ pub mod abi;
 mod answer;
 mod backoff;
 mod body;
+mod breaker;
 mod capabilities;
 mod cell;
 mod chain;
@@ -61,7 +62,7 @@ pub use hostcalls::{
     FOREIGN_FUNCTIONS, ForeignFunction, HOSTCALLS, Hostcall, ParamType, Support, Survives, assemblyscript_sdk, rust_sdk,
 };
 pub use journal::GUEST_TARGET;
-pub use limits::Limits;
+pub use limits::{Limit, Limits};
 pub use matching::{Participants, RequestView, host_and_port};
 pub use module::{Digest, Exported, Module};
 pub use observe::{CalloutOutcome, FilterStats};

@@ -114,6 +114,7 @@ pub(crate) fn return_bytes(guest: &mut Guest<'_>, value: &[u8], data: i32, size:
         return return_empty(guest, data, size);
     }
     let len = u32::try_from(value.len()).map_err(|_| Error::TooLarge("value"))?;
+    guest.data_mut().count_moved(u64::from(len))?;
     let address = allocate(guest, len)?;
     let (memory, _) = split(guest)?;
     bytes_mut(memory, address, len.cast_signed())?.copy_from_slice(value);

@@ -6,6 +6,7 @@
 
 mod entry;
 mod plugins;
+mod rebuild;
 mod roots;
 mod singles;
 mod trial;
@@ -23,6 +24,7 @@ use crate::config::Isolation;
 use crate::counters::{Counters, SlotCounters};
 use crate::error::Error;
 use crate::journal::{self, Place, Thread};
+use crate::limits::thread_time;
 use crate::observe::{FilterStats, Meter, Observer, VmGauge};
 use crate::runtime::Runtime;
 use crate::settings::PluginSpec;
@@ -71,6 +73,8 @@ pub(crate) struct Slot {
     inner: Mutex<SlotInner>,
     /// Where what concerns its VM waits for its thread.
     station: Arc<Station>,
+    /// The processor time that building its VM took the last time.
+    build_nanos: AtomicU64,
     pub(crate) counters: SlotCounters,
 }
 
@@ -111,7 +115,12 @@ impl Pool {
     ) -> Arc<Self> {
         let slots = stations
             .into_iter()
-            .map(|station| Slot { inner: Mutex::default(), station, counters: SlotCounters::default() })
+            .map(|station| Slot {
+                inner: Mutex::default(),
+                station,
+                build_nanos: AtomicU64::new(0),
+                counters: SlotCounters::default(),
+            })
             .collect();
         Arc::new(Pool {
             runtime,
@@ -250,12 +259,16 @@ impl Pool {
 
     fn configure_slot(self: &Arc<Self>, slot: usize, index: usize, spec: &Arc<PluginSpec>) -> Result<(), Error> {
         let mut entry = self.lock(slot);
+        let begun = entry.guard.vm.is_none().then(thread_time);
         let built = if entry.guard.vm.is_none() { entry.build() } else { Ok(()) };
         let result = built.and_then(|()| match entry.guard.roots.get(index) {
             // The rebuilder was here meanwhile, and knew of the plugin.
             Some(_) => Ok(()),
             None => entry.add_root(index, spec),
         });
+        if let Some(begun) = begun {
+            self.note_build_time(slot, thread_time().saturating_sub(begun));
+        }
         if result.is_err() {
             // Before anybody builds a VM in this slot again: it must not meet what was just refused.
             self.plugins.lock().withdraw(index);
@@ -277,9 +290,12 @@ impl Pool {
     /// Enters a slot.
     #[inline]
     pub(crate) fn lock(self: &Arc<Self>, slot: usize) -> Entry<'_> {
-        // Threads beyond the number of slots share them.
-        let index = if slot < self.slots.len() { slot } else { slot % self.slots.len() };
-        Entry::new(self, index)
+        Entry::new(self, self.index(slot))
+    }
+
+    /// Threads beyond the number of slots share them.
+    fn index(&self, slot: usize) -> usize {
+        if slot < self.slots.len() { slot } else { slot % self.slots.len() }
     }
 
     /// Whether the VM of a service, which has one slot, has a plugin context that was told of its end and asked for time.

@@ -3,6 +3,7 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use crate::breaker::SharedBreaker;
 use crate::capabilities::Capabilities;
 use crate::journal::Site;
 use crate::limits::Limits;
@@ -37,6 +38,8 @@ pub(crate) struct PluginSpec {
     pub(crate) upstreams: Arc<Upstreams>,
     /// Where its lines go.
     pub(crate) log: SiteOf,
+    /// Sets it aside when it fails too often. Compared by its settings; of equal specifications the first one's counts.
+    pub(crate) breaker: SharedBreaker,
 }
 
 /// A [`Site`], compared by what its configuration says: what it has counted makes no difference.

@@ -14,7 +14,7 @@ use crate::cell::{Effects, StreamCell};
 use crate::error::Error;
 use crate::host::StreamHost;
 use crate::journal::{Label, Place, Thread};
-use crate::limits::Stopwatch;
+use crate::limits::{Limit, Stopwatch};
 use crate::observe::{FilterStats, MeasuredLimits};
 use crate::settings::{PluginSpec, VmSettings};
 use crate::shared::Subscription;
@@ -93,6 +93,11 @@ pub(crate) struct VmState {
     pub(crate) abi: AbiVersion,
     /// Holds the callback that runs to its time.
     pub(crate) stopwatch: Stopwatch,
+    /// What the callbacks of the stream that is visited took up to now, as far as anybody looked. `None` outside of visits.
+    pub(crate) spent: Option<Duration>,
+    /// Bytes that the callback that runs has moved by hostcalls, and how many it may.
+    moved: u64,
+    may_move: u64,
     /// Memory and table ceilings.
     pub(crate) limits: MeasuredLimits,
     /// The callback that runs now.
@@ -149,6 +154,9 @@ impl VmState {
         limits: MeasuredLimits,
     ) -> Self {
         VmState {
+            spent: None,
+            moved: 0,
+            may_move: settings.limits.hostcall_bytes,
             settings,
             shared,
             memory: None,
@@ -179,6 +187,23 @@ impl VmState {
             start_lines: Cell::new(0),
             complaints: Vec::new(),
         }
+    }
+
+    /// A callback begins, which has moved nothing yet.
+    #[inline]
+    pub(crate) fn begin_moving(&mut self) {
+        self.moved = 0;
+    }
+
+    /// A hostcall moves so many bytes into the guest or out of it.
+    ///
+    /// # Errors
+    /// [`Error::Exceeded`] if that is more than one callback may move.
+    #[inline]
+    pub(crate) fn count_moved(&mut self, bytes: u64) -> Result<(), Error> {
+        // No overflow: a guest has less than four GiB, and each call ends if this is an error.
+        self.moved += bytes;
+        if self.moved > self.may_move { Err(Error::Exceeded(Limit::Hostcall)) } else { Ok(()) }
     }
 
     /// The stream that hostcalls act on.

@@ -4,6 +4,7 @@
 //! turns a trap, or a panic of ours inside a hostcall, into an [`Error::Trap`]. After such an error the VM is
 //! poisoned: whoever owns it must drop it.
 
+mod breach;
 mod callbacks;
 mod news;
 mod ticks;
@@ -23,15 +24,16 @@ use crate::cell::{Effects, StreamCell};
 use crate::config::Isolation;
 use crate::error::{Error, TrapKind};
 use crate::host::StreamHost;
-use crate::limits::FIRST_LOOK;
+use crate::limits::{Budget, FIRST_LOOK, Limit};
 use crate::observe::{MeasuredLimits, Meter};
 use crate::settings::PluginSpec;
 use crate::shared::Shared;
 use crate::spec::VmSpec;
 use crate::state::{Context, RootContext, VmState};
 use crate::station::{Address, Station};
+use breach::Breaches;
 use callbacks::{Callbacks, call_headers, optional};
-use trap::{host_panic, trap};
+use trap::host_panic;
 
 /// Where a VM that serves is, and where what comes for it waits.
 pub(crate) struct Home {
@@ -51,8 +53,12 @@ pub(crate) struct Vm {
     callbacks: Callbacks,
     /// The id of the latest context; ids of live contexts are not given again.
     last_id: u32,
-    callback_time: Duration,
-    configure_time: Duration,
+    callback_time: Budget,
+    start_time: Budget,
+    configure_time: Budget,
+    /// What all callbacks of one stream context may take together.
+    transaction_time: Duration,
+    breaches: Breaches,
     pub(crate) meter: Meter,
 }
 
@@ -96,9 +102,14 @@ impl Vm {
         store.epoch_deadline_callback(|mut guest| {
             Ok(guest.data_mut().stopwatch.look().map_or(UpdateDeadline::Interrupt, UpdateDeadline::Continue))
         });
-        store.data_mut().stopwatch.start(given.configure);
+        let budget = |time: Duration, limit: Limit| Budget { time, limit };
+        let start_time = budget(given.start, Limit::Start);
+        store.data_mut().stopwatch.start(start_time.time);
         store.set_epoch_deadline(FIRST_LOOK);
-        let instance = spec.module.pre.instantiate(&mut store).map_err(|error| trap(Callback::Start, &error))?;
+        let instance = match spec.module.pre.instantiate(&mut store) {
+            Ok(instance) => instance,
+            Err(error) => return Err(breach::at_instantiation(store.data_mut(), start_time, &error)),
+        };
         let memory =
             instance.get_memory(&mut store, "memory").ok_or_else(|| Error::Module("exports no memory".to_owned()))?;
         store.data_mut().memory = Some(memory);
@@ -110,8 +121,17 @@ impl Vm {
             Some(alloc) => Some(alloc),
             None => optional(&instance, &mut store, "malloc")?,
         };
-        let mut vm =
-            Vm { store, callbacks, last_id: 0, callback_time: given.callback, configure_time: given.configure, meter };
+        let mut vm = Vm {
+            store,
+            callbacks,
+            last_id: 0,
+            callback_time: budget(given.callback, Limit::Callback),
+            start_time,
+            configure_time: budget(given.configure, Limit::Configure),
+            transaction_time: given.transaction,
+            breaches: Breaches::default(),
+            meter,
+        };
         vm.start(&instance)?;
         // Only now: its absence is what restricts hostcalls during the start function.
         vm.store.data_mut().alloc = alloc.map(Box::new);
@@ -120,7 +140,7 @@ impl Vm {
 
     /// `_initialize`, then `main` where there is one; else `_start`.
     fn start(&mut self, instance: &Instance) -> Result<(), Error> {
-        let budget = self.configure_time;
+        let budget = self.start_time;
         if let Some(initialize) = optional::<(), ()>(instance, &mut self.store, "_initialize")? {
             self.call(Callback::Start, 0, budget, |_, store| initialize.call(store, ()))?;
             if let Ok(Some(main)) = optional::<(u32, u32), u32>(instance, &mut self.store, "main") {
@@ -144,14 +164,19 @@ impl Vm {
         &mut self,
         callback: Callback,
         context: u32,
-        budget: Duration,
+        budget: Budget,
         run: impl FnOnce(&Callbacks, &mut Store<VmState>) -> wasmtime::Result<R>,
     ) -> Result<R, Error> {
         let state = self.store.data_mut();
         state.callback = callback;
         state.true_context = context;
         state.effective_context = context;
-        state.stopwatch.start(budget);
+        state.begin_moving();
+        let budget = match state.spent {
+            Some(spent) => budget.at_most(self.transaction_time.saturating_sub(spent), Limit::Transaction),
+            None => budget,
+        };
+        state.stopwatch.start(budget.time);
         self.store.set_epoch_deadline(FIRST_LOOK);
         let begun = self.meter.start();
         // A panic of ours in a hostcall unwinds through the guest's frames. The VM is dropped afterwards, so no
@@ -165,9 +190,16 @@ impl Vm {
         if let Some(begun) = begun {
             self.meter.stop(self.store.data(), callback, context, begun);
         }
+        let state = self.store.data_mut();
+        if state.stopwatch.has_looked()
+            && let Some(spent) = &mut state.spent
+        {
+            *spent += state.stopwatch.used();
+        }
+        let refused = if state.limits.has_refused() { Some(self.note_refused(context)) } else { None };
         match outcome {
             Ok(Ok(result)) => Ok(result),
-            Ok(Err(error)) => Err(trap(callback, &error)),
+            Ok(Err(error)) => Err(self.ended(callback, budget, refused, &error)),
             Err(panic) => Err(host_panic(callback, panic.as_ref())),
         }
     }
@@ -212,7 +244,7 @@ impl Vm {
                 })?;
             }
             // Once a plugin context, as in cpp-host: the SDKs keep per-root state in it.
-            let started = self.call(Callback::VmStart, id, budget, |callbacks, store| {
+            let started = self.call(Callback::VmStart, id, self.start_time, |callbacks, store| {
                 callbacks.vm_start.as_ref().map_or(Ok(1), |start| start.call(store, (id, vm_size)))
             })?;
             if started == 0 {

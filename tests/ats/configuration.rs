@@ -66,7 +66,7 @@ const MISTAKES: &[Mistake] = &[
     ),
     mistake(
         "filters:\n  - name: loops\n    module: {guest:loop}\n    configuration: {at: on_configure}\n    limits: {configure_ms: 100}\n",
-        "the callback ran longer than its deadline in proxy_on_configure",
+        "the callback ran longer than its deadline (limits.configure_ms: 100) in proxy_on_configure",
     ),
     mistake(
         "clusters:\n  auth:\n    endpoints: [auth.test]\n",

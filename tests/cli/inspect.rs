@@ -63,7 +63,7 @@ fn what_inspect_says_of_loading_is_what_check_finds() {
         let text = fs::read_to_string(entry.path()).unwrap();
         let place = Place::new()
             .module("m.wasm", &text)
-            .file("f.yaml", "filters: [{name: f, module: m.wasm, limits: {configure_ms: 50}}]");
+            .file("f.yaml", "filters: [{name: f, module: m.wasm, limits: {start_ms: 50, configure_ms: 50}}]");
         let inspected = place.run(&["inspect", "m.wasm"]);
         let checked = place.run(&["check", "f.yaml"]);
         if inspected.status == 0 {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use engine::config::{FilterSpec, Source};
 use engine::inspect::{Identity, Offer};
-use engine::{Chain, FailurePolicy, Filter, Options, Runtime, Support};
+use engine::{Chain, Filter, Options, Runtime, Support};
 
 use crate::capture::{self, Threshold};
 use crate::output::{Format, Outcome};
@@ -25,8 +25,8 @@ use besides::Besides;
 use bodies::ChainBodies;
 use load::{Loaded, Loader};
 use report::{
-    FilterReport, LimitsReport, LogReport, MatchReport, Mistake, ModuleReport, Origin, RefusedCall, Report, RuleReport,
-    RuleVms,
+    BreakerReport, FilterReport, LimitsReport, LogReport, MatchReport, Mistake, ModuleReport, Origin, RefusedCall,
+    Report, RuleReport, RuleVms,
 };
 
 const EXAMPLES: &str = "\
@@ -236,10 +236,9 @@ impl Checked {
             vm_id: spec.vm_id.clone(),
             vm_configuration_bytes: spec.vm_configuration.len(),
             environment: spec.environment.iter().map(|(name, _)| name.clone()).collect(),
-            failure_policy: match filter.policy() {
-                FailurePolicy::Closed => "closed",
-                FailurePolicy::Open => "open",
-            },
+            failure_policy: filter.policy().as_str(),
+            failure_status: (!filter.policy().goes_on()).then(|| filter.failure().response().status),
+            breaker: BreakerReport::of(&spec.breaker),
             limits: LimitsReport::of(&spec.limits),
             r#match: spec.matching.as_ref().map(MatchReport::of),
             bodies: bodies::of_filter(spec, filter),

@@ -115,11 +115,19 @@ fn render_rule(out: &mut String, rule: &RuleReport, shared: &[SharedVm]) {
             paragraph(out, 4, "match", &format!("{} ({})", found.when, count(found.conditions, "condition")));
         }
         line(out, 4, "bodies", shown(&filter.bodies));
-        let failure = match filter.failure_policy {
-            "open" => "open: a transaction in which it fails goes on without it",
-            _ => "closed: a transaction in which it fails is answered 503",
+        let failure = match filter.failure_status {
+            None => format!("{}: a transaction in which it fails goes on without it", filter.failure_policy),
+            Some(status) => format!("{}: a transaction in which it fails is answered {status}", filter.failure_policy),
         };
         line(out, 4, "failure", failure);
+        if let Some(breaker) = &filter.breaker {
+            let seconds = |ms: u128| format!("{} s", ms as f64 / 1000.0);
+            let (pause, most) = (seconds(breaker.pause_ms), seconds(breaker.max_pause_ms));
+            let (failures, percent, window) = (breaker.failures, breaker.percent, seconds(breaker.window_ms));
+            let rule =
+                format!("{failures} failures within {window}, {percent} % or more, set it aside for {pause} to {most}");
+            line(out, 4, "breaker", rule);
+        }
         limits(out, &filter.limits);
         line(out, 4, "log", lines(&filter.log));
         list(out, 4, "may call", &filter.callout_hosts);
@@ -176,6 +184,8 @@ fn limits(out: &mut String, limits: &LimitsReport) {
         format!("memory {} MiB", limits.memory_mib),
         format!("stack {} KiB", limits.stack_kib),
         format!("callback {} ms", limits.callback_ms),
+        format!("transaction {} ms", limits.transaction_ms),
+        format!("start {} ms", limits.start_ms),
         format!("configure {} ms", limits.configure_ms),
         format!("pause {} ms", limits.pause_ms),
         format!("held of a body {} KiB", limits.body_kib),
@@ -198,6 +208,7 @@ fn service(out: &mut String, service: &ServiceReport) {
         format!("memory {} MiB", limits.memory_mib),
         format!("stack {} KiB", limits.stack_kib),
         format!("callback {} ms", limits.callback_ms),
+        format!("start {} ms", limits.start_ms),
         format!("configure {} ms", limits.configure_ms),
         format!("header map {} KiB", limits.header_kib),
         count(limits.header_count, "field"),

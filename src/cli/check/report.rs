@@ -1,7 +1,7 @@
 //! What `check` finds, as JSON has it.
 
-use engine::config::FilterSpec;
 use engine::config::matching::Condition;
+use engine::config::{BreakerSpec, FilterSpec};
 use engine::{Isolation, Limits};
 use serde::Serialize;
 
@@ -72,6 +72,10 @@ pub(super) struct FilterReport {
     pub(super) vm_configuration_bytes: usize,
     pub(super) environment: Vec<String>,
     pub(super) failure_policy: &'static str,
+    /// What it is answered then; null if it goes on.
+    pub(super) failure_status: Option<u16>,
+    /// When it is set aside; null if it never is.
+    pub(super) breaker: Option<BreakerReport>,
     pub(super) limits: LimitsReport,
     /// Which transactions it takes part in; null is all.
     pub(super) r#match: Option<MatchReport>,
@@ -150,12 +154,17 @@ pub(super) struct ModuleReport {
 pub(super) struct LimitsReport {
     pub(super) memory_mib: usize,
     pub(super) stack_kib: usize,
+    pub(super) table_elements: usize,
     pub(super) callback_ms: u128,
+    pub(super) transaction_ms: u128,
+    pub(super) start_ms: u128,
     pub(super) configure_ms: u128,
     pub(super) pause_ms: u128,
     pub(super) body_kib: usize,
     pub(super) header_kib: usize,
     pub(super) header_count: usize,
+    pub(super) hostcall_kib: u64,
+    pub(super) callouts: usize,
 }
 
 impl LimitsReport {
@@ -163,13 +172,48 @@ impl LimitsReport {
         LimitsReport {
             memory_mib: limits.memory_bytes >> 20,
             stack_kib: limits.stack_bytes >> 10,
+            table_elements: limits.table_elements,
             callback_ms: limits.callback.as_millis(),
+            transaction_ms: limits.transaction.as_millis(),
+            start_ms: limits.start.as_millis(),
             configure_ms: limits.configure.as_millis(),
             pause_ms: limits.pause.as_millis(),
             body_kib: limits.body_bytes >> 10,
             header_kib: limits.pairs.bytes >> 10,
             header_count: limits.pairs.pairs,
+            hostcall_kib: limits.hostcall_bytes >> 10,
+            callouts: limits.callouts,
         }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct BreakerReport {
+    pub(super) failures: u32,
+    pub(super) percent: u32,
+    pub(super) lost_ms: u128,
+    pub(super) window_ms: u128,
+    pub(super) pause_ms: u128,
+    pub(super) max_pause_ms: u128,
+    pub(super) probes: u32,
+    /// `closed`, `open` or `reload`; null is what the failure policy says.
+    pub(super) while_open: Option<&'static str>,
+}
+
+impl BreakerReport {
+    /// `None` if there is none.
+    pub(super) fn of(spec: &BreakerSpec) -> Option<Self> {
+        let settings = spec.settings;
+        (settings.failures > 0).then(|| BreakerReport {
+            failures: settings.failures,
+            percent: settings.percent,
+            lost_ms: settings.lost.as_millis(),
+            window_ms: settings.window.as_millis(),
+            pause_ms: settings.pause.as_millis(),
+            max_pause_ms: settings.max_pause.as_millis(),
+            probes: settings.probes,
+            while_open: spec.while_open.as_ref().map(|failure| failure.policy.as_str()),
+        })
     }
 }
 

@@ -6,26 +6,18 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::breaker::{BreakerSpec, RawBreaker};
 use super::code::{Code, RawModule};
+use super::failure::{FailurePolicy, RawFailure};
 use super::limits::RawLimits;
 use super::log::RawLog;
 use super::matching::Condition;
 use super::{HostPattern, Isolation};
 use crate::body::Side;
 use crate::capabilities::Capabilities;
+use crate::host::LocalResponse;
 use crate::journal::LogSettings;
 use crate::limits::Limits;
-
-/// What becomes of a transaction when one of its filters fails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FailurePolicy {
-    /// The transaction is answered 503.
-    #[default]
-    Closed,
-    /// The transaction goes on without the filter.
-    Open,
-}
 
 /// Which bodies a filter is shown, of those whose callbacks its module exports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
@@ -125,6 +117,10 @@ pub struct FilterSpec {
     pub environment: Vec<(String, String)>,
     /// What becomes of a transaction when the filter fails.
     pub failure_policy: FailurePolicy,
+    /// What the client gets then, if not what is built in.
+    pub failure_answer: Option<Arc<LocalResponse>>,
+    /// When the filter is set aside.
+    pub breaker: BreakerSpec,
     /// Which bodies the filter is shown.
     pub body: Body,
     /// On which side of the cache it sees responses.
@@ -163,7 +159,8 @@ pub(super) struct RawFilter {
     #[serde(default)]
     environment: BTreeMap<String, String>,
     #[serde(default)]
-    failure_policy: FailurePolicy,
+    failure_policy: RawFailure,
+    breaker: Option<RawBreaker>,
     #[serde(default)]
     body: Body,
     #[serde(default)]
@@ -190,6 +187,15 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<C
 }
 
 impl RawFilter {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether the key is there.
+    pub(super) fn has_breaker(&self) -> bool {
+        self.breaker.is_some()
+    }
+
     pub(super) fn resolve(self, file: &Path, home: &Path, log: &RawLog) -> Result<FilterSpec, String> {
         if self.name.is_empty() || self.name.chars().any(char::is_control) {
             return Err("'name' must be printable text, since log lines and metrics carry it".to_owned());
@@ -200,6 +206,7 @@ impl RawFilter {
             }
         }
         let limits = self.limits.resolve()?;
+        let failure = self.failure_policy.resolve("failure_policy")?;
         Ok(FilterSpec {
             configuration: bytes(&self.configuration).map_err(|error| format!("configuration: {error}"))?,
             vm_configuration: bytes(&self.vm_configuration).map_err(|error| format!("vm_configuration: {error}"))?,
@@ -208,7 +215,9 @@ impl RawFilter {
             root_id: self.root_id,
             vm_id: self.vm_id,
             environment: self.environment.into_iter().collect(),
-            failure_policy: self.failure_policy,
+            failure_policy: failure.policy,
+            failure_answer: failure.answer,
+            breaker: self.breaker.unwrap_or_default().resolve()?,
             body: self.body,
             at: self.at,
             request_body: self.request_body,

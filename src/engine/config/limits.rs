@@ -11,14 +11,25 @@ use crate::limits::Limits;
 pub(super) struct RawLimits {
     memory_mib: Option<u16>,
     stack_kib: Option<u16>,
+    table_elements: Option<u32>,
     callback_ms: Option<u32>,
+    transaction_ms: Option<u32>,
+    start_ms: Option<u32>,
     configure_ms: Option<u32>,
     pause_ms: Option<u32>,
     body_kib: Option<u32>,
     header_kib: Option<u32>,
     header_count: Option<u32>,
     log_lines_per_second: Option<u32>,
+    hostcall_kib: Option<u32>,
+    callouts: Option<u32>,
 }
+
+/// A table's element takes eight bytes.
+const MOST_TABLE_ELEMENTS: u32 = 10_000_000;
+
+/// No VM has more calls under way, whatever its plugin contexts may.
+pub(crate) const MOST_CALLOUTS: u32 = 65_536;
 
 impl RawLimits {
     /// The limits that are said, and the defaults of all others.
@@ -36,6 +47,23 @@ impl RawLimits {
                 return Err(format!("limits.stack_kib: {kib} is not within 32 to 512"));
             }
             limits.stack_bytes = usize::from(kib) << 10;
+        }
+        for (name, value, limit, most) in [
+            ("table_elements", self.table_elements, &mut limits.table_elements, MOST_TABLE_ELEMENTS),
+            ("callouts", self.callouts, &mut limits.callouts, MOST_CALLOUTS),
+        ] {
+            if let Some(value) = value {
+                if !(1..=most).contains(&value) {
+                    return Err(format!("limits.{name}: {value} is not within 1 to {most}"));
+                }
+                *limit = usize::try_from(value).unwrap_or(usize::MAX);
+            }
+        }
+        if let Some(kib) = self.hostcall_kib {
+            if kib == 0 {
+                return Err("limits.hostcall_kib: must be at least 1".to_owned());
+            }
+            limits.hostcall_bytes = u64::from(kib) << 10;
         }
         for (name, value, limit, unit) in [
             ("body_kib", self.body_kib, &mut limits.body_bytes, 1 << 10),
@@ -59,6 +87,8 @@ impl RawLimits {
         }
         for (name, value, limit) in [
             ("callback_ms", self.callback_ms, &mut limits.callback),
+            ("transaction_ms", self.transaction_ms, &mut limits.transaction),
+            ("start_ms", self.start_ms, &mut limits.start),
             ("configure_ms", self.configure_ms, &mut limits.configure),
             ("pause_ms", self.pause_ms, &mut limits.pause),
         ] {
@@ -68,6 +98,20 @@ impl RawLimits {
                 }
                 *limit = Duration::from_millis(u64::from(milliseconds));
             }
+        }
+        if self.hostcall_kib.is_none() {
+            // Whoever may hold a body may read it whole, and write it, and do so again.
+            limits.hostcall_bytes = limits.hostcall_bytes.max(4 * limits.body_bytes as u64);
+        }
+        if limits.transaction < limits.callback {
+            if let Some(own) = self.transaction_ms {
+                return Err(format!(
+                    "limits.transaction_ms: {own} is less than callback_ms, {}: one callback alone may take more than all \
+                     of them together",
+                    limits.callback.as_millis()
+                ));
+            }
+            limits.transaction = limits.callback;
         }
         Ok(limits)
     }

@@ -3,9 +3,11 @@
 //! Every mistake is an error with file, line and column and a word on what was expected. serde_yaml is used here
 //! and nowhere else, since it is no longer developed.
 
+mod breaker;
 mod clusters;
 mod code;
 pub mod error;
+mod failure;
 mod filter;
 mod isolation;
 mod limits;
@@ -22,11 +24,13 @@ use serde::Deserialize;
 
 use filter::RawFilter;
 
+pub use breaker::{BreakerSettings, BreakerSpec};
 pub use callout::{ClusterSettings, Protocol};
 pub use clusters::HostPattern;
 pub use code::{Code, CodeCache, Source};
 pub use error::ConfigError;
-pub use filter::{At, Body, FailurePolicy, FilterSpec, RequestBody};
+pub use failure::{Failure, FailurePolicy};
+pub use filter::{At, Body, FilterSpec, RequestBody};
 pub use isolation::Isolation;
 pub use metrics::Metrics;
 pub use namespaces::Namespace;
@@ -174,6 +178,10 @@ pub fn parse(file: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
     let namespace = |(index, raw): (usize, namespaces::RawNamespace)| {
         raw.resolve().map_err(|message| fail(format!("namespaces[{index}]: {message}")))
     };
+    if let Some(service) = raw.services.iter().find(|service| service.has_breaker()) {
+        let name = service.name();
+        return Err(fail(format!("service '{name}': a service has no transactions, so no 'breaker'")));
+    }
     let services = list("services", raw.services)?;
     if let Some(service) = services.iter().find(|service| service.request_body != RequestBody::default()) {
         return Err(fail(format!("service '{}': a service has no transactions, so no 'request_body'", service.name)));
@@ -291,11 +299,39 @@ mod tests {
             ("filters:\n\t- a\n", "/etc/f/shop.yaml:2:1: found character that cannot start any token"),
             (
                 "filters:\n  - {name: a, module: b, failure_policy: half}\n",
-                "/etc/f/shop.yaml:2:42: filters[0].failure_policy: unknown variant `half`, expected `closed` or `open`",
+                "/etc/f/shop.yaml:2:42: filters[0].failure_policy: unknown variant `half`, expected one of `closed`, `open`, `reload`",
             ),
             (
                 "filters:\n  - {name: a, module: b, limits: {callback_ms: 0}}\n",
                 "/etc/f/shop.yaml: filters[0]: limits.callback_ms: must be at least 1",
+            ),
+            (
+                "filters:\n  - {name: a, module: b, failure_policy: {status: 200}}\n",
+                "/etc/f/shop.yaml: filters[0]: failure_policy.status: 200 is not within 400 to 599",
+            ),
+            (
+                "filters:\n  - {name: a, module: b, breaker: {probes: 0}}\n",
+                "/etc/f/shop.yaml: filters[0]: breaker.probes: 0 is not within 1 to 1000",
+            ),
+            (
+                "filters:\n  - {name: a, module: b, limits: {transaction_ms: 50}}\n",
+                "/etc/f/shop.yaml: filters[0]: limits.transaction_ms: 50 is less than callback_ms, 100",
+            ),
+            (
+                "filters:\n  - {name: a, module: b, limits: {table_elements: 0}}\n",
+                "/etc/f/shop.yaml: filters[0]: limits.table_elements: 0 is not within 1 to 10000000",
+            ),
+            (
+                "filters:\n  - {name: a, module: b, limits: {callouts: 65537}}\n",
+                "/etc/f/shop.yaml: filters[0]: limits.callouts: 65537 is not within 1 to 65536",
+            ),
+            (
+                "filters:\n  - {name: a, module: b, limits: {hostcall_kib: 0}}\n",
+                "/etc/f/shop.yaml: filters[0]: limits.hostcall_kib: must be at least 1",
+            ),
+            (
+                "services:\n  - {name: a, module: b, breaker: off}\n",
+                "/etc/f/shop.yaml: service 'a': a service has no transactions, so no 'breaker'",
             ),
             (
                 "filters:\n  - {name: a, module: b, limits: {header_kib: 0}}\n",

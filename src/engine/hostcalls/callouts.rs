@@ -14,6 +14,7 @@ use crate::abi::pairs;
 use crate::answer::{CallKind, News, Outgoing, Way};
 use crate::error::Error;
 use crate::journal::{self, Place};
+use crate::limits::Limit;
 use crate::memory::{self, Guest};
 use crate::observe::CalloutOutcome;
 use crate::state::VmState;
@@ -221,10 +222,18 @@ pub(super) fn get_status(guest: &mut Guest<'_>, code: i32, data: i32, size: i32)
 
 /// A token, and the plugin context that the call is for.
 fn begin(state: &mut VmState, kind: CallKind) -> Result<(u32, u32), Error> {
+    let root = state.root_id().ok_or_else(|| Error::BadArgument("no plugin context"))?;
+    if state.calls.count_of(root) >= state.settings.limits.callouts {
+        if let Some(root) = state.root() {
+            root.stats.breach(Limit::Callouts, 1);
+        }
+        count(state, CalloutOutcome::Overflow);
+        return Err(Error::Busy("the filter has as many calls under way as limits.callouts permits"));
+    }
     if state.calls.len() >= MAX_CALLS {
+        count(state, CalloutOutcome::Overflow);
         return Err(Error::Busy("the VM has too many calls under way"));
     }
-    let root = state.root_id().ok_or_else(|| Error::BadArgument("no plugin context"))?;
     // The callback may act on streams: from now on they look for that.
     state.reached_out = true;
     Ok((state.calls.token(kind), root))

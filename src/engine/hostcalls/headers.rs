@@ -46,7 +46,7 @@ fn is_field_value(value: &[u8]) -> bool {
 ///
 /// # Errors
 /// [`Error::BadArgument`], saying which part is wrong.
-pub(super) fn check_field(name: &[u8], value: &[u8]) -> Result<(), Error> {
+pub(crate) fn check_field(name: &[u8], value: &[u8]) -> Result<(), Error> {
     if !is_token(name) {
         return Err(Error::BadArgument("header name"));
     }

@@ -23,6 +23,7 @@ mod signatures;
 mod streams;
 
 pub use foreign::{FOREIGN_FUNCTIONS, ForeignFunction};
+pub(crate) use headers::check_field;
 pub(crate) use logging::write_line;
 pub use sdks::{Survives, assemblyscript_sdk, rust_sdk};
 use wasmtime::Linker;
@@ -129,7 +130,8 @@ macro_rules! hostcalls {
                         if !ANYWHERE && guest.data().alloc.is_none() {
                             return fail(Error::Forbidden(stringify!($name)));
                         }
-                        hostcalls!(@call guest ($($arg),*) $($handler)::+ $(($status))?)
+                        let given: u64 = 0 $(+ if const { counts(stringify!($arg)) } { $arg.bytes() } else { 0 })*;
+                        hostcalls!(@call guest given ($($arg),*) $($handler)::+ $(($status))?)
                     })?;
             )+
             Ok(())
@@ -138,13 +140,65 @@ macro_rules! hostcalls {
     (@anywhere anywhere) => { true };
     (@usual) => { Status::Ok };
     (@usual $status:ident) => { Status::$status };
-    (@call $guest:ident ($($arg:ident),*) refused ($status:ident)) => {{
-        let _ = (&mut $guest, $($arg),*);
+    (@call $guest:ident $given:ident ($($arg:ident),*) refused ($status:ident)) => {{
+        let _ = (&mut $guest, $given, $($arg),*);
         Ok(Status::$status as i32)
     }};
-    (@call $guest:ident ($($arg:ident),*) $family:ident :: $function:ident) => {
-        complete($family::$function(&mut $guest $(, $arg)*))
-    };
+    (@call $guest:ident $given:ident ($($arg:ident),*) $family:ident :: $function:ident) => {{
+        let result = $family::$function(&mut $guest $(, $arg)*);
+        complete(account(&mut $guest, $given, result))
+    }};
+}
+
+/// Whether a parameter of this name is the size of something that the guest hands over.
+const fn counts(name: &str) -> bool {
+    // The size of a place for a result is none, nor is the most that a result may have.
+    const fn is(name: &[u8], at: usize, text: &[u8]) -> bool {
+        let mut index = 0;
+        while index < text.len() {
+            if at + index >= name.len() || name[at + index] != text[index] {
+                return false;
+            }
+            index += 1;
+        }
+        true
+    }
+    let name = name.as_bytes();
+    let suffix = b"_size";
+    name.len() > suffix.len()
+        && is(name, name.len() - suffix.len(), suffix)
+        && !is(name, 0, b"return_")
+        && !is(name, 0, b"max_")
+}
+
+/// A parameter as a size.
+trait Size: Copy {
+    fn bytes(self) -> u64;
+}
+
+impl Size for i32 {
+    #[inline]
+    fn bytes(self) -> u64 {
+        u64::from(self.cast_unsigned())
+    }
+}
+
+impl Size for i64 {
+    #[inline]
+    fn bytes(self) -> u64 {
+        0
+    }
+}
+
+/// Counts what the guest handed over, unless it was not there to be taken.
+#[inline]
+fn account(guest: &mut Guest<'_>, given: u64, result: Result<(), Error>) -> Result<(), Error> {
+    // A call that is refused may not have looked at all of it; and who named memory of nobody's has handed nothing over.
+    let taken = matches!(result, Ok(()) | Err(Error::CasMismatch));
+    if given > 0 && taken {
+        guest.data_mut().count_moved(given)?;
+    }
+    result
 }
 
 hostcalls! {
@@ -176,7 +230,7 @@ hostcalls! {
     /// All fields of a map, pseudo-headers first.
     fn proxy_get_header_map_pairs(map_id: i32, return_data: i32, return_size: i32) in ALL => headers::get_header_map_pairs, misused BadArgument;
     /// Makes these the only fields of a map.
-    fn proxy_set_header_map_pairs(map_id: i32, data: i32, size: i32) in ALL => headers::set_header_map_pairs, misused BadArgument SerializationFailure;
+    fn proxy_set_header_map_pairs(map_id: i32, pairs_data: i32, pairs_size: i32) in ALL => headers::set_header_map_pairs, misused BadArgument SerializationFailure;
     /// The first value of a field.
     fn proxy_get_header_map_value(map_id: i32, key_data: i32, key_size: i32, return_data: i32, return_size: i32) in ALL => headers::get_header_map_value, or NotFound, misused BadArgument;
     /// Adds a field, also beside others of its name.
@@ -385,6 +439,23 @@ mod tests {
             assert_eq!(find(name).versions, *versions, "{name}");
         }
         assert_eq!(HOSTCALLS.len(), COMMON.len() + ONLY.len());
+    }
+
+    #[test]
+    fn sizes_of_what_guests_hand_over_are_known_by_their_names() {
+        let counted: Vec<_> = HOSTCALLS
+            .iter()
+            .flat_map(|call| call.params.iter().map(|(name, _)| *name))
+            .filter(|name| counts(name))
+            .collect();
+        assert!(counted.iter().all(|name| !name.starts_with("return") && *name != "max_size"));
+        for call in HOSTCALLS {
+            // Whoever takes bytes says how many.
+            let given = call.params.iter().filter(|(name, _)| name.ends_with("_data") && !name.starts_with("return"));
+            let sizes = call.params.iter().filter(|(name, _)| counts(name)).count();
+            let buffer = usize::from(call.name == "proxy_set_buffer_bytes");
+            assert_eq!(sizes, given.count() + buffer, "{}", call.name);
+        }
     }
 
     #[test]

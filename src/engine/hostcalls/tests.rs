@@ -48,6 +48,10 @@ impl Scene {
             configuration: Arc::from(&b"configuration"[..]),
             upstreams: Arc::new(upstreams()),
             log: crate::settings::SiteOf(crate::journal::Site::plain()),
+            breaker: crate::breaker::SharedBreaker(Arc::new(crate::breaker::Breaker::new(
+                crate::config::BreakerSettings::default(),
+                Arc::default(),
+            ))),
         });
         let root = RootContext {
             plugin,

@@ -94,7 +94,7 @@ impl Runtime {
 }
 
 fn of_filters(runtime: &Runtime) -> Vec<Family> {
-    use Kind::{Counter, Histogram};
+    use Kind::{Counter, Gauge, Histogram};
     let mut streams =
         Family::new(Counter, "wasm_remap_rule_streams_total", "Transactions in which the filter got a context.");
     let mut callbacks = Family::new(
@@ -109,6 +109,22 @@ fn of_filters(runtime: &Runtime) -> Vec<Family> {
         Counter,
         "wasm_remap_rule_failures_total",
         "Transactions that the filter failed, by the policy that decided.",
+    );
+    let mut breaches =
+        Family::new(Counter, "wasm_remap_rule_limit_breaches_total", "Times that the filter met a limit, by its key.");
+    let mut breaker = Family::new(
+        Gauge,
+        "wasm_remap_rule_breaker_state",
+        "The filter's breaker: 0 closed, 1 half open, 2 open, which is set aside.",
+    );
+    let mut opened =
+        Family::new(Counter, "wasm_remap_rule_breaker_opens_total", "Times that the filter was set aside.");
+    let mut probes =
+        Family::new(Counter, "wasm_remap_rule_breaker_probes_total", "Transactions that tried it while it was.");
+    let mut rejected = Family::new(
+        Counter,
+        "wasm_remap_rule_breaker_rejected_total",
+        "Transactions that were decided without the filter while it was set aside.",
     );
     let mut pauses =
         Family::new(Counter, "wasm_remap_rule_pauses_total", "Times that the filter held headers or a body.");
@@ -137,12 +153,21 @@ fn of_filters(runtime: &Runtime) -> Vec<Family> {
             for (policy, count) in read.failures {
                 failures.add(&[rule, name, ("policy", policy)], Value::Integer(count));
             }
+            if let Some(state) = read.breaker {
+                breaker.add(&labels, Value::Integer(state as u64));
+            }
+            opened.add(&labels, Value::Integer(read.opened));
+            probes.add(&labels, Value::Integer(read.probes));
+            rejected.add(&labels, Value::Integer(read.rejected));
         } else {
             rebuilds.add(&labels, Value::Integer(read.rebuilds));
             lines.add(&labels, Value::Integer(read.log_dropped));
         }
         for (reason, count) in read.traps {
             traps.add(&[rule, name, ("reason", reason)], Value::Integer(count));
+        }
+        for (limit, count) in read.breaches {
+            breaches.add(&[rule, name, ("limit", limit)], Value::Integer(count));
         }
         for (outcome, count) in read.callouts {
             callouts.add(&[rule, name, ("outcome", outcome)], Value::Integer(count));
@@ -154,7 +179,9 @@ fn of_filters(runtime: &Runtime) -> Vec<Family> {
             callout_times.add(&labels, Value::Histogram(times));
         }
     }
-    vec![streams, callbacks, traps, rebuilds, failures, pauses, paused, responses, callouts, callout_times, lines]
+    let about_transactions = [streams, callbacks, traps, rebuilds, failures, pauses, paused, responses];
+    let about_limits = [breaches, breaker, opened, probes, rejected];
+    about_transactions.into_iter().chain(about_limits).chain([callouts, callout_times, lines]).collect()
 }
 
 fn of_vms(runtime: &Runtime) -> Vec<Family> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
@@ -12,8 +12,10 @@ use parking_lot::Mutex;
 
 use super::latency::Latency;
 use crate::abi::Callback;
+use crate::breaker::{Breaker, BreakerState};
 use crate::config::FailurePolicy;
 use crate::error::Error;
+use crate::limits::Limit;
 
 /// Room for so many callbacks; more than the ABI has.
 const CALLBACKS: usize = 32;
@@ -86,6 +88,11 @@ pub(super) struct Process {
     pub(super) callouts: [AtomicU64; CalloutOutcome::ALL.len()],
     pub(super) failures: AtomicU64,
     pub(super) log_dropped: AtomicU64,
+    pub(super) breaches: AtomicU64,
+    pub(super) opened: AtomicU64,
+    pub(super) rejected: AtomicU64,
+    /// Breakers that are not closed.
+    pub(super) open: Arc<AtomicU64>,
 }
 
 /// What is counted of one filter of one rule, from the first load of that rule on, reloads included.
@@ -101,6 +108,8 @@ pub struct FilterStats {
     slots: OnceLock<Box<[LazySlot]>>,
     /// Made when first used, for the same reason.
     rare: OnceLock<Box<Rare>>,
+    /// Those that there are: of this filter, and of that which takes its place at a reload.
+    breakers: Mutex<Vec<Weak<Breaker>>>,
 }
 
 type LazySlot = OnceLock<Box<CachePadded<FilterSlot>>>;
@@ -115,11 +124,22 @@ struct Rare {
     /// By reason.
     traps: Mutex<BTreeMap<&'static str, u64>>,
     rebuilds: AtomicU64,
-    /// Closed, open.
-    failures: [AtomicU64; 2],
+    /// By policy.
+    failures: [AtomicU64; FailurePolicy::ALL.len()],
+    /// By limit, made when the first one is met.
+    breaches: OnceLock<Box<[AtomicU64]>>,
+    breaker: BreakerStats,
     callouts: [AtomicU64; CalloutOutcome::ALL.len()],
     callout_times: OnceLock<Box<Latency>>,
     log_dropped: AtomicU64,
+}
+
+/// What became of a filter's breaker in this rule.
+#[derive(Debug, Default)]
+struct BreakerStats {
+    opened: AtomicU64,
+    probes: AtomicU64,
+    rejected: AtomicU64,
 }
 
 impl std::fmt::Debug for FilterStats {
@@ -137,6 +157,7 @@ impl FilterStats {
             slot_count: slots,
             slots: OnceLock::new(),
             rare: OnceLock::new(),
+            breakers: Mutex::default(),
         }
     }
 
@@ -209,6 +230,46 @@ impl FilterStats {
             _ => "refused",
         };
         *self.rare().traps.lock().entry(reason).or_default() += 1;
+        if let Some(limit) = error.limit() {
+            self.breach(limit, 1);
+        }
+    }
+
+    /// The filter met this limit, so many times.
+    #[cold]
+    pub(crate) fn breach(&self, limit: Limit, times: u64) {
+        let breaches = self.rare().breaches.get_or_init(|| Limit::ALL.iter().map(|_| AtomicU64::new(0)).collect());
+        breaches[limit as usize].fetch_add(times, Ordering::Relaxed);
+        self.process.breaches.fetch_add(times, Ordering::Relaxed);
+    }
+
+    /// This breaker is the filter's from now on.
+    pub(crate) fn watch(&self, breaker: &Arc<Breaker>) {
+        let mut live = self.breakers.lock();
+        live.retain(|known| known.strong_count() > 0);
+        let breaker = Arc::downgrade(breaker);
+        if !live.iter().any(|known| known.ptr_eq(&breaker)) {
+            live.push(breaker);
+        }
+    }
+
+    /// What the filter did opened its breaker.
+    #[cold]
+    pub(crate) fn breaker_opened(&self) {
+        self.rare().breaker.opened.fetch_add(1, Ordering::Relaxed);
+        self.process.opened.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The filter is on trial in a transaction.
+    #[cold]
+    pub(crate) fn breaker_probe(&self) {
+        self.rare().breaker.probes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A transaction was decided without the filter, which is set aside.
+    pub(crate) fn breaker_rejected(&self) {
+        self.rare().breaker.rejected.fetch_add(1, Ordering::Relaxed);
+        self.process.rejected.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The filter's plugin context was made anew, in a VM that replaces one that was lost.
@@ -247,12 +308,21 @@ impl FilterStats {
             numbers.paused_nanos += slot.paused_nanos.load(Ordering::Relaxed);
             numbers.local_responses += slot.local_responses.load(Ordering::Relaxed);
         }
-        numbers.failures = [("closed", 0), ("open", 0)];
+        numbers.failures = FailurePolicy::ALL.map(|policy| (policy.as_str(), 0));
+        numbers.breaker = self.breakers.lock().iter().filter_map(Weak::upgrade).map(|breaker| breaker.state()).max();
         let Some(rare) = self.rare.get() else { return numbers };
         numbers.log_dropped = rare.log_dropped.load(Ordering::Relaxed);
         numbers.rebuilds = rare.rebuilds.load(Ordering::Relaxed);
-        numbers.failures = [("closed", FailurePolicy::Closed), ("open", FailurePolicy::Open)]
-            .map(|(name, policy)| (name, rare.failures[policy as usize].load(Ordering::Relaxed)));
+        numbers.failures =
+            FailurePolicy::ALL.map(|policy| (policy.as_str(), rare.failures[policy as usize].load(Ordering::Relaxed)));
+        if let Some(breaches) = rare.breaches.get() {
+            let all =
+                Limit::ALL.iter().zip(breaches).map(|(limit, count)| (limit.key(), count.load(Ordering::Relaxed)));
+            numbers.breaches = all.filter(|&(_, count)| count > 0).collect();
+        }
+        numbers.opened = rare.breaker.opened.load(Ordering::Relaxed);
+        numbers.probes = rare.breaker.probes.load(Ordering::Relaxed);
+        numbers.rejected = rare.breaker.rejected.load(Ordering::Relaxed);
         numbers.traps = rare.traps.lock().iter().map(|(&reason, &count)| (reason, count)).collect();
         let outcomes = CalloutOutcome::ALL.into_iter();
         numbers.callouts = outcomes
@@ -275,7 +345,14 @@ pub(super) struct FilterNumbers {
     pub(super) local_responses: u64,
     pub(super) rebuilds: u64,
     pub(super) log_dropped: u64,
-    pub(super) failures: [(&'static str, u64); 2],
+    pub(super) failures: [(&'static str, u64); FailurePolicy::ALL.len()],
+    /// Those that were met, by key.
+    pub(super) breaches: Vec<(&'static str, u64)>,
+    /// `None` where there is no breaker.
+    pub(super) breaker: Option<BreakerState>,
+    pub(super) opened: u64,
+    pub(super) probes: u64,
+    pub(super) rejected: u64,
     pub(super) traps: Vec<(&'static str, u64)>,
     pub(super) callouts: Vec<(&'static str, u64)>,
     pub(super) callbacks: Vec<(&'static str, super::Buckets)>,
@@ -314,6 +391,11 @@ impl Registry {
         let stats = Arc::new(FilterStats::new(rule, filter, self.slots, Arc::clone(&self.process)));
         filters.insert_unique(own, Arc::clone(&stats), hash);
         stats
+    }
+
+    /// Where breakers that are not closed are counted.
+    pub(crate) fn open_breakers(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.process.open)
     }
 
     /// A VM was built in place of one that was lost.

@@ -8,6 +8,8 @@ fn trap(kind: TrapKind) -> Error {
         callback: Callback::RequestHeaders,
         kind,
         reason: String::new(),
+        limit: None,
+        spent: Duration::ZERO,
         backtrace: Vec::new(),
     }))
 }
@@ -36,6 +38,12 @@ fn what_happened_is_told_apart() {
     stats.trap(&trap(TrapKind::Exit(3)));
     stats.trap(&Error::Start("no".to_owned()));
     stats.failure(FailurePolicy::Open);
+    stats.breach(Limit::Memory, 3);
+    stats.breach(Limit::Pause, 1);
+    stats.breaker_opened();
+    stats.breaker_probe();
+    stats.breaker_rejected();
+    stats.breaker_rejected();
     stats.callout(CalloutOutcome::Ok, Duration::from_millis(3));
     stats.callout(CalloutOutcome::Dns, Duration::from_millis(5));
     stats.pause(0);
@@ -44,7 +52,15 @@ fn what_happened_is_told_apart() {
     stats.callback(Callback::Tick, Duration::from_micros(1));
     let read = stats.read();
     assert_eq!(read.traps, [("exit", 1), ("refused", 1), ("trap", 2)]);
-    assert_eq!(read.failures, [("closed", 0), ("open", 1)]);
+    assert_eq!(read.failures, [("closed", 0), ("open", 1), ("reload", 0)]);
+    assert_eq!(read.breaches, [("memory_mib", 3), ("pause_ms", 1)]);
+    assert_eq!((read.opened, read.probes, read.rejected, read.breaker), (1, 1, 2, None));
+    let breaker = Arc::new(Breaker::new(crate::config::BreakerSettings::default(), registry.open_breakers()));
+    stats.watch(&breaker);
+    stats.watch(&breaker);
+    assert_eq!(stats.read().breaker, Some(BreakerState::Closed));
+    drop(breaker);
+    assert_eq!(stats.read().breaker, None, "it is the filter's, and goes with it");
     assert_eq!(read.callouts, [("ok", 1), ("dns", 1)]);
     assert_eq!(read.callout_times.map(|times| times.count), Some(2));
     assert_eq!((read.pauses, read.paused_nanos, read.local_responses), (1, 2_000_000_000, 1));

@@ -31,12 +31,44 @@ pub(crate) struct MeasuredLimits {
     bytes: u64,
     /// The growth that was granted last; taken back if it fails all the same.
     granted: u64,
+    /// What was refused and nobody has asked about yet: the bytes, and the elements, that there would have been.
+    refused: Refused,
+}
+
+/// Growth that was refused because of a limit.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Refused {
+    pub(crate) any: bool,
+    /// How many times, and the bytes that there would have been the last time.
+    pub(crate) memory: (u64, usize),
+    /// How many times, and the elements that there would have been the last time.
+    pub(crate) table: (u64, usize),
+}
+
+impl Refused {
+    fn note(&mut self, of: impl Fn(&mut Self) -> &mut (u64, usize), desired: usize) {
+        self.any = true;
+        let (times, last) = of(self);
+        *times += 1;
+        *last = desired;
+    }
 }
 
 impl MeasuredLimits {
     pub(crate) fn new(limits: StoreLimits, gauge: Arc<VmGauge>) -> Self {
         gauge.vms.fetch_add(1, Ordering::Relaxed);
-        MeasuredLimits { limits, gauge, bytes: 0, granted: 0 }
+        MeasuredLimits { limits, gauge, bytes: 0, granted: 0, refused: Refused::default() }
+    }
+
+    /// Whether anything was refused since somebody asked.
+    #[inline]
+    pub(crate) fn has_refused(&self) -> bool {
+        self.refused.any
+    }
+
+    /// What was refused since the last time.
+    pub(crate) fn take_refused(&mut self) -> Refused {
+        std::mem::take(&mut self.refused)
     }
 }
 
@@ -50,6 +82,10 @@ impl Drop for MeasuredLimits {
 impl ResourceLimiter for MeasuredLimits {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         let allowed = self.limits.memory_growing(current, desired, maximum)?;
+        // A maximum of the module's own is no limit of ours.
+        if !allowed && maximum.is_none_or(|maximum| desired <= maximum) {
+            self.refused.note(|refused| &mut refused.memory, desired);
+        }
         self.granted = if allowed { desired.saturating_sub(current) as u64 } else { 0 };
         self.bytes += self.granted;
         self.gauge.bytes.fetch_add(self.granted, Ordering::Relaxed);
@@ -64,7 +100,11 @@ impl ResourceLimiter for MeasuredLimits {
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        self.limits.table_growing(current, desired, maximum)
+        let allowed = self.limits.table_growing(current, desired, maximum)?;
+        if !allowed && maximum.is_none_or(|maximum| desired <= maximum) {
+            self.refused.note(|refused| &mut refused.table, desired);
+        }
+        Ok(allowed)
     }
 
     fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
@@ -104,6 +144,9 @@ mod tests {
         assert_eq!(gauge.bytes(), 3 << 16);
         memory.grow(&mut store, 1).unwrap_err();
         assert_eq!(gauge.bytes(), 3 << 16, "what was refused is not there");
+        assert!(store.data().has_refused());
+        assert_eq!(store.data_mut().take_refused().memory, (1, 4 << 16));
+        assert!(!store.data().has_refused());
         drop(store);
         assert_eq!((gauge.vms(), gauge.bytes()), (0, 0));
     }

@@ -21,7 +21,7 @@ pub use filter::{CalloutOutcome, FilterStats};
 pub use totals::Total;
 
 pub(crate) use filter::Registry;
-pub(crate) use memory::{MeasuredLimits, VmGauge};
+pub(crate) use memory::{MeasuredLimits, Refused, VmGauge};
 pub(crate) use meter::Meter;
 pub(crate) use sample::Clock;
 

@@ -73,6 +73,22 @@ impl Runtime {
         totals.extend([
             Total::counter("rebuilds", "VMs built in place of lost ones.", process.rebuilds.load(Ordering::Relaxed)),
             Total::counter("failures", "Transactions that a filter failed.", process.failures.load(Ordering::Relaxed)),
+            Total::counter(
+                "limit_breaches",
+                "Times that a filter met a limit.",
+                process.breaches.load(Ordering::Relaxed),
+            ),
+            Total::gauge("filters_set_aside", "Filters that are set aside.", process.open.load(Ordering::Relaxed)),
+            Total::counter(
+                "breaker_opens",
+                "Times that a filter was set aside.",
+                process.opened.load(Ordering::Relaxed),
+            ),
+            Total::counter(
+                "breaker_rejected",
+                "Transactions decided without a filter that was set aside.",
+                process.rejected.load(Ordering::Relaxed),
+            ),
             Total::counter("callouts", "Callouts that ended.", all),
             Total::counter(
                 "callouts_failed",

@@ -10,6 +10,7 @@ use super::singles::Single;
 use super::{Plugin, Pool, Slot, SlotInner};
 use crate::cell::StreamCell;
 use crate::error::{Error, TrapKind};
+use crate::limits::thread_time;
 use crate::observe::FilterStats;
 use crate::settings::PluginSpec;
 use crate::vm::{Aftermath, Vm};
@@ -28,6 +29,8 @@ pub(crate) struct Entry<'p> {
     pub(super) attend: bool,
     /// Whoever waits for the slot is to have it next.
     pub(super) fair: bool,
+    /// If the VM is lost, it is to be built anew after a while, longer each time.
+    later: bool,
     /// A VM was lost during this entry: it, and the streams that lived in it, to be woken once the lock is released.
     lost: Option<Lost>,
 }
@@ -50,6 +53,7 @@ impl<'p> Entry<'p> {
             timers_changed: false,
             attend: false,
             fair: false,
+            later: false,
             lost: None,
         }
     }
@@ -98,14 +102,18 @@ impl<'p> Entry<'p> {
     /// Sees to it that the VM is there, and the plugin's context in it. The others come back in the background.
     #[cold]
     fn ensure(&mut self, plugin: &Plugin) -> Result<(), Error> {
-        self.ensure_vm()?;
-        if self.guard.roots.get(plugin.index).is_some() {
-            return Ok(());
-        }
         if self.guard.roots.is_refused(plugin.index) {
             return Err(set_aside());
         }
-        self.restore_root(plugin.index, &plugin.spec)
+        if !self.pool.is_quick(self.index) {
+            self.attend = true;
+            return Err(Error::Start("its VM is being built anew".to_owned()));
+        }
+        let begun = thread_time();
+        self.ensure_vm()?;
+        let result = self.restore_root(plugin.index, &plugin.spec);
+        self.pool.note_build_time(self.index, thread_time().saturating_sub(begun));
+        result
     }
 
     /// Builds the VM, without contexts, if there is none.
@@ -116,7 +124,7 @@ impl<'p> Entry<'p> {
         }
         let now = Instant::now();
         if !self.guard.backoff.open(now) {
-            return Err(Error::Start("the VM failed too often and is set aside for a moment".to_owned()));
+            return Err(Error::Start("its VM is set aside for a moment".to_owned()));
         }
         match self.build() {
             Ok(()) => {
@@ -185,7 +193,7 @@ impl<'p> Entry<'p> {
     }
 
     /// What a configuration leaves behind. It knows no streams, but may have set timers and made calls.
-    fn note_configured(&mut self, aftermath: &Aftermath) {
+    pub(super) fn note_configured(&mut self, aftermath: &Aftermath) {
         self.timers_changed |= aftermath.timers_changed;
         self.pool.note_asynchronous(aftermath);
     }
@@ -265,6 +273,11 @@ impl<'p> Entry<'p> {
         }
     }
 
+    /// If the VM is lost, it is to be built anew after a while, longer each time.
+    pub(crate) fn rebuild_later(&mut self) {
+        self.later = true;
+    }
+
     /// Leaves the slot after a trap: drops the VM, wakes the streams that lived in it, and has it built anew. The trap is
     /// counted for `stats`, the filter whose stream ran; without, for the plugin context that did.
     #[cold]
@@ -273,21 +286,22 @@ impl<'p> Entry<'p> {
         self.leave();
     }
 
-    fn discard(&mut self, error: &Error, stats: Option<&FilterStats>) {
+    pub(super) fn discard(&mut self, error: &Error, stats: Option<&FilterStats>) {
         let taken = if self.pool.single {
             self.guard.singles.remove(self.number).map(Single::into_parts)
         } else {
             self.guard.vm.take().map(|vm| (vm, None))
         };
         let Some((mut vm, _permit)) = taken else { return };
-        if let Some(stats) = stats.or_else(|| vm.state().blamed()) {
-            stats.trap(error);
+        if let Some(blamed) = stats.or_else(|| vm.state().blamed()) {
+            blamed.trap(error);
         }
         vm.salvage();
         let (cells, roots) = vm.remains();
         let counters = &self.slot.counters;
         counters.traps.add(1);
-        if matches!(error, Error::Trap(trap) if trap.kind == TrapKind::Deadline) {
+        if matches!(error, Error::Trap(trap) if matches!(trap.kind, TrapKind::Deadline | TrapKind::TransactionDeadline))
+        {
             counters.deadlines.add(1);
         }
         counters.roots_deleted.add(roots);
@@ -298,9 +312,10 @@ impl<'p> Entry<'p> {
             self.guard.roots.lose(|id| busy.contains(&id));
             // Contexts of this generation are gone, also before the next VM is there.
             self.guard.generation += 1;
-            if self.pool.service {
+            if self.pool.service || self.later {
                 self.guard.backoff.fell(Instant::now());
-            } else {
+            } else if stats.is_none() {
+                // In a transaction it is the filter's breaker that sees to it.
                 self.guard.backoff.trapped(Instant::now());
             }
         }
@@ -327,6 +342,10 @@ impl<'p> Entry<'p> {
         let now = Instant::now();
         if self.guard.roots.is_refused_at(plugin.index, now) {
             return Err(set_aside());
+        }
+        if !self.pool.is_quick(self.index) {
+            self.attend = true;
+            return Err(Error::Start("a VM for it is being built".to_owned()));
         }
         match self.pool.build_single(self.index, &plugin.spec, self.pool.runtime.most_single_vms(), true) {
             Ok(Some(single)) => {

@@ -98,6 +98,19 @@ impl Roots {
         self.refusals.iter().find(|(_, refusal)| refusal.not_before <= now).map(|(&index, _)| index)
     }
 
+    /// The first of those that a VM is to get, at most `max`: for one that is built apart.
+    pub(super) fn first_missing(&self, plugins: &Plugins, max: usize) -> Vec<(usize, Arc<PluginSpec>)> {
+        let urgent = self.urgent.iter().rev().copied();
+        let others = (0..plugins.places()).filter(|index| !self.urgent.contains(index));
+        let free = |index: &usize| !self.is_refused(*index);
+        urgent
+            .chain(others)
+            .filter(free)
+            .filter_map(|index| Some((index, Arc::clone(plugins.get(index)?))))
+            .take(max)
+            .collect()
+    }
+
     /// One that the VM lacks, and that nothing speaks against.
     pub(super) fn next_missing(&mut self, plugins: &Plugins) -> Option<(usize, Arc<PluginSpec>)> {
         let missing = |roots: &Self, index| {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::{Entry, Pool, Single, trial};
 use crate::answer::News;
 use crate::error::Error;
+use crate::limits::thread_time;
 use crate::settings::PluginSpec;
 use crate::station::Delivery;
 
@@ -23,23 +24,10 @@ impl Pool {
         if self.single {
             return self.restock(slot);
         }
-        let mut entry = self.lock(slot);
-        if entry.guard.vm.is_none() {
-            if let Some(at) = entry.guard.backoff.not_before().filter(|at| *at > Instant::now()) {
-                return Some(at);
-            }
-            if let Err(error) = entry.ensure_vm() {
-                let digest = self.spec.module.digest();
-                let what = format!("failure to rebuild a VM of module {digest}");
-                let text = format_args!("a VM of module {digest} could not be rebuilt: {error}");
-                self.report(slot, &what, "", &error, text);
-                let again = entry.guard.backoff.not_before();
-                // This is the rebuilder, which knows.
-                entry.attend = false;
-                entry.leave();
-                return again;
-            }
+        if let Some(at) = self.rebuild(slot) {
+            return Some(at);
         }
+        let mut entry = self.lock(slot);
         let again = entry.restore_some();
         entry.attend = false;
         entry.fair = true;
@@ -87,6 +75,7 @@ impl Pool {
         let now = Instant::now();
         let mut entry = self.lock(slot);
         let (due, number) = entry.first_tick()?;
+        let due = entry.guard.backoff.no_ticks(now).map_or(due, |rest| due.max(rest));
         if due > now {
             return Some(due);
         }
@@ -102,6 +91,7 @@ impl Pool {
             Err(error) => {
                 let name = entry.culprit();
                 self.report(slot, "failure of a tick", &name, &error, format_args!("filter '{name}': tick: {error}"));
+                entry.guard.backoff.tick_fell(Instant::now(), now.elapsed());
                 entry.poison(&error, None);
                 // A rebuilt VM sets its timers when it is configured. Where there are others, theirs go on.
                 self.single.then_some(now)
@@ -124,6 +114,7 @@ impl Pool {
             Ok(()) => entry.leave(),
             Err(error) => {
                 let name = vm.plugin_name(root);
+                vm.blame(root, &error);
                 let text = format_args!("filter '{name}': {about}: {error}");
                 self.report(address.slot, &format!("failure at {about}"), &name, &error, text);
                 entry.poison(&error, None);
@@ -143,9 +134,11 @@ impl Pool {
         rebuilt: bool,
     ) -> Result<Option<Single>, Error> {
         let Some(permit) = self.runtime.0.single_vms.permit(limit) else { return Ok(None) };
+        let begun = thread_time();
         let (vm, number) = self.build_vm(Some(slot), rebuilt)?;
         let mut vm = Box::new(vm);
         let root = vm.add_root(spec)?;
+        self.note_build_time(slot, thread_time().saturating_sub(begun));
         self.note_asynchronous(&vm.aftermath());
         Ok(Some(Single::new(vm, root, number, permit)))
     }

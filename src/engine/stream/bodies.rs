@@ -10,6 +10,7 @@ use crate::cell::Effects;
 use crate::chain::Chain;
 use crate::error::Error;
 use crate::host::LocalResponse;
+use crate::limits::Limit;
 
 /// What waits before a filter that holds the headers, or holds the body by watermark, is no more than this and one
 /// chunk.
@@ -160,13 +161,12 @@ impl Course {
         side: Side,
         limit: usize,
     ) -> Result<Option<Box<dyn BodyBuffer>>, Verdict> {
-        let error = Error::Start(format!(
-            "it held more than {} KiB (limits.body_kib) of a {} body",
-            limit >> 10,
-            side.as_str()
-        ));
+        let held = format!("it held more than {} KiB (limits.body_kib) of a {} body", limit >> 10, side.as_str());
+        let error = Error::Held(Limit::Body, held);
         match side {
             Side::Request => {
+                // Whose body is too long is no failure of the filter's.
+                chain.filters()[at].stats.breach(Limit::Body, 1);
                 super::policy::report(chain, self.place(chain, at), at, &error, "the transaction is answered 413");
                 self.let_go();
                 Err(Verdict::Respond(Box::new(LocalResponse::text(413, "Content Too Large\n"))))

@@ -1,7 +1,7 @@
 //! What changes while a stream runs, and how headers go from filter to filter.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
@@ -11,7 +11,7 @@ use crate::abi::Action;
 use crate::body::Side;
 use crate::cell::{Effects, StreamCell};
 use crate::chain::{Chain, Filter};
-use crate::config::At;
+use crate::config::{At, FailurePolicy};
 use crate::counters::SlotCounters;
 use crate::error::Error;
 use crate::host::StreamHost;
@@ -34,6 +34,10 @@ pub(super) struct Part {
     pub(super) takes: [bool; 2],
     /// The VM that the context lives in.
     pub(super) generation: u64,
+    /// Its filter is set aside, and on trial here.
+    pub(super) probe: bool,
+    /// The processor time that its callbacks took, as far as they were looked at.
+    pub(super) spent: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +122,8 @@ impl Course {
             gates: [Gate::Open; 2],
             ended: [false; 2],
             takes: Side::ALL.map(|side| chain.shown(at, participants).shows(side)),
+            probe: false,
+            spent: Duration::ZERO,
         });
         Course {
             slot,
@@ -204,7 +210,8 @@ impl Course {
             if self.parts[at].state != PartState::New {
                 continue;
             }
-            let outcome = self.first_contact(at, filter, host);
+            let outcome =
+                if self.admits(chain, at) { self.first_contact(at, filter, host) } else { Err(Error::SetAside) };
             if let Some(verdict) = self.settle(chain, at, Side::Request, outcome) {
                 return verdict;
             }
@@ -244,14 +251,17 @@ impl Course {
         let end_of_stream = self.end_of_stream[Side::Request as usize];
         let context = vm.reserve();
         vm.lend(context, host.take());
+        vm.begin_spending(Duration::ZERO);
         let result = vm
             .create_stream(context, root, at, &self.cell)
             .and_then(|()| if headers { vm.request_headers(context, end_of_stream) } else { Ok(Action::Continue) });
         let effects = vm.take_back(context, &self.cell, host);
-        vm.meter.report(&filter.stats);
+        let spent = vm.end_spending();
+        vm.report(&filter.stats);
         filter.stats.begin_stream(self.slot);
         slot.counters.streams_created.add(1);
         let part = &mut self.parts[at];
+        part.spent = spent;
         (part.context, part.generation, part.state) = (context, generation, PartState::Alive);
         finish_entry(entry, result, filter).map(|action| (action, effects))
     }
@@ -270,9 +280,11 @@ impl Course {
             return Err(gone());
         };
         vm.lend(part.context, host.take());
+        vm.begin_spending(part.spent);
         let result = run(vm, part.context);
         let effects = vm.take_back(part.context, &self.cell, host);
-        vm.meter.report(&filter.stats);
+        self.parts[at].spent = vm.end_spending();
+        vm.report(&filter.stats);
         finish_entry(entry, result, filter).map(|action| (action, effects))
     }
 
@@ -408,20 +420,24 @@ impl Course {
             }
             let mut entry = filter.plugin.pool.lock(self.slot);
             let slot = entry.slot;
-            let Some(vm) = entry.vm_of(part.generation) else { continue };
+            let Some(vm) = entry.vm_of(part.generation) else {
+                drop(entry);
+                self.conclude(chain, at, Err(&Error::Gone));
+                continue;
+            };
             vm.lend(part.context, host.take());
+            vm.begin_spending(part.spent);
             let result = vm.end_stream(part.context);
             // Whatever the filter still asked for has nothing left to happen to.
             drop(vm.take_back(part.context, &self.cell, &mut host));
-            vm.meter.report(&filter.stats);
+            vm.end_spending();
+            vm.report(&filter.stats);
             slot.counters.streams_deleted.add(1);
-            match result {
-                Ok(()) => entry.leave_ended(),
-                Err(error) => {
-                    super::policy::report(chain, self.place(chain, at), at, &error, "the transaction is over");
-                    entry.poison(&error, Some(&filter.stats));
-                }
+            let ended = finish_ended(entry, result, filter);
+            if let Err(error) = &ended {
+                super::policy::report(chain, self.place(chain, at), at, error, "the transaction is over");
             }
+            self.conclude(chain, at, ended.as_ref().map(|&()| ()));
         }
     }
 
@@ -457,19 +473,33 @@ impl Part {
 
 /// Why a filter is not there that was.
 pub(super) fn gone() -> Error {
-    Error::Start("its VM trapped in another callback".to_owned())
+    Error::Gone
 }
 
 /// Leaves a slot after a callback: in order, or, after a trap, by dropping its VM.
-fn finish_entry<A>(entry: Entry<'_>, result: Result<A, Error>, filter: &Filter) -> Result<A, Error> {
+fn finish_entry<A>(mut entry: Entry<'_>, result: Result<A, Error>, filter: &Filter) -> Result<A, Error> {
     match result {
         Ok(action) => {
             entry.leave();
             Ok(action)
         }
         Err(error) => {
+            if filter.policy() == FailurePolicy::Reload {
+                entry.rebuild_later();
+            }
             entry.poison(&error, Some(&filter.stats));
             Err(error)
         }
+    }
+}
+
+/// [`finish_entry`], at the end of a stream.
+fn finish_ended(entry: Entry<'_>, result: Result<(), Error>, filter: &Filter) -> Result<(), Error> {
+    match result {
+        Ok(()) => {
+            entry.leave_ended();
+            Ok(())
+        }
+        Err(error) => finish_entry(entry, Err(error), filter),
     }
 }

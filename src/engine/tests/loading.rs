@@ -55,7 +55,7 @@ fn modules_that_cannot_be_used() {
         ("trap.wasm", "_initialize"),
         ("false.wasm", "proxy_on_configure returned false"),
         ("vm_false.wasm", "proxy_on_vm_start returned false"),
-        ("bomb.wasm", "the callback ran longer than its deadline in proxy_on_configure"),
+        ("bomb.wasm", "the callback ran longer than its deadline (limits.configure_ms: 30) in proxy_on_configure"),
     ];
     for (file, expected) in cases {
         let message = refusal(&bench, &format!("filters: [{{name: f, module: {file}, limits: {{configure_ms: 30}}}}]"));

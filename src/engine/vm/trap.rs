@@ -1,17 +1,21 @@
 //! How a guest ended.
 
+use std::time::Duration;
+
 use wasmtime::WasmBacktrace;
 
 use crate::abi::Callback;
 use crate::error::{Error, Trap, TrapKind};
 use crate::journal::Frame;
+use crate::limits::Limit;
 
 /// Sorts a guest's end into its class.
 pub(super) fn trap(callback: Callback, error: &wasmtime::Error) -> Error {
     let (kind, reason) = if let Some(exit) = error.downcast_ref::<crate::wasi::GuestExit>() {
         (TrapKind::Exit(exit.0), exit.to_string())
     } else if let Some(ours) = error.downcast_ref::<Error>() {
-        (TrapKind::Hostcall, ours.to_string())
+        let bytes = matches!(ours, Error::Exceeded(Limit::Hostcall));
+        (if bytes { TrapKind::HostcallBytes } else { TrapKind::Hostcall }, ours.to_string())
     } else {
         match error.downcast_ref::<wasmtime::Trap>() {
             Some(wasmtime::Trap::Interrupt) => {
@@ -32,7 +36,8 @@ pub(super) fn trap(callback: Callback, error: &wasmtime::Error) -> Error {
         });
         frames.collect()
     });
-    Error::Trap(Box::new(Trap { callback, kind, reason, backtrace }))
+    // Which limit it was, and what it took, is for the VM to say.
+    Error::Trap(Box::new(Trap { callback, kind, reason, limit: None, spent: Duration::ZERO, backtrace }))
 }
 
 /// The text of a panic's payload.
@@ -43,5 +48,6 @@ pub(super) fn host_panic(callback: Callback, payload: &(dyn std::any::Any + Send
         .or_else(|| payload.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "unknown panic".to_owned());
     let reason = format!("the host panicked in a hostcall: {text}");
-    Error::Trap(Box::new(Trap { callback, kind: TrapKind::HostPanic, reason, backtrace: Vec::new() }))
+    let (limit, spent, backtrace) = (None, Duration::ZERO, Vec::new());
+    Error::Trap(Box::new(Trap { callback, kind: TrapKind::HostPanic, reason, limit, spent, backtrace }))
 }

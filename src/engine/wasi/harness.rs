@@ -104,6 +104,8 @@ impl Puppet {
             .map(|(&arg, wide)| if wide { Val::I64(arg) } else { Val::I32(u32::try_from(arg).unwrap().cast_signed()) })
             .collect();
         let mut results = vec![Val::I32(-1); ty.results().len()];
+        // Each is a callback of its own.
+        self.store.data_mut().begin_moving();
         function.call(self.store.as_context_mut(), &args, &mut results)?;
         Ok(results.first().map_or(-1, Val::unwrap_i32))
     }

@@ -102,8 +102,10 @@ macro_rules! row {
         })
     };
     (@link $linker:ident $module:ident $name:ident ($($arg:ident : $ty:ident),*) $($handler:tt)+) => {
-        $linker.func_wrap($module, stringify!($name), |mut guest: Guest<'_>, $($arg: $ty),*| -> i32 {
-            complete(stringify!($name), $($handler)+(&mut guest, $($arg),*))
+        $linker.func_wrap($module, stringify!($name), |mut guest: Guest<'_>, $($arg: $ty),*| -> wasmtime::Result<i32> {
+            let errno = complete(stringify!($name), $($handler)+(&mut guest, $($arg),*));
+            guest.data_mut().count_moved(0).map_err(wasmtime::Error::new)?;
+            Ok(errno)
         })
     };
 }

@@ -86,6 +86,9 @@ pub(super) fn random_get(guest: &mut Guest<'_>, buf: i32, len: i32) -> Result<()
     if len.cast_unsigned() > MAX_RANDOM {
         return Err(Errno::Inval);
     }
-    let (memory, _) = memory::split(guest)?;
-    getrandom::fill(memory::bytes_mut(memory, buf, len)?).map_err(|_| Errno::Io)
+    let (memory, state) = memory::split(guest)?;
+    getrandom::fill(memory::bytes_mut(memory, buf, len)?).map_err(|_| Errno::Io)?;
+    // Whoever called looks whether it was too much.
+    let _ = state.count_moved(u64::from(len.cast_unsigned()));
+    Ok(())
 }

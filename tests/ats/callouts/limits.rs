@@ -77,6 +77,26 @@ fn a_full_circuit_refuses_at_once() {
     nothing_is_left(&server, 6);
 }
 
+#[test]
+fn a_filter_has_so_many_calls_under_way() {
+    let (upstream_server, origin) = (Upstream::start(), Origin::start());
+    let server = start(&origin, &upstream(&upstream_server), "limits: {pause_ms: 60000, callouts: 2}");
+    for _ in 0..2 {
+        let before = upstream_server.requests_to("/hold");
+        let mut waiting = Client::connect(server.port()).timeout(PATIENCE);
+        send(&mut waiting, "call n=3 path=/hold timeout=60000");
+        asked(&upstream_server, "/hold", before + 2);
+        upstream_server.release(2);
+        let reports = reports(&waiting.read_response());
+        let refused = reports.iter().filter(|report| report.get("refused") == "InternalFailure").count();
+        assert_eq!((reports.len(), refused), (3, 1), "{reports:?}");
+        assert_eq!(upstream_server.requests_to("/hold"), before + 2, "the third was not sent");
+    }
+    let counters = server.counters("the limit", |counters| counters["limit_breaches"] == 2);
+    assert!(counters["callouts_failed"] >= 2, "{counters:?}");
+    nothing_is_left(&server, 2);
+}
+
 /// Calls beyond `max_connections` wait for one; they are not refused.
 #[test]
 fn calls_wait_for_a_connection() {
