@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use engine::config::{self, ConfigFile};
+use engine::config::{self, ConfigFile, Variables};
 use engine::inspect::{self, Inspection};
 use engine::{Chain, Runtime};
 
@@ -26,6 +26,8 @@ pub(super) struct Loaded {
 /// Loads each list of files once, however many rules name it.
 pub(super) struct Loader {
     pub(super) runtime: Runtime,
+    /// What files may ask for with `substitute`.
+    pub(super) variables: Variables,
     pub(super) known: HashMap<Vec<PathBuf>, Rc<Loaded>>,
 }
 
@@ -34,25 +36,25 @@ impl Loader {
         if let Some(known) = self.known.get(files) {
             return Rc::clone(known);
         }
-        let loaded = Rc::new(load(&self.runtime, files));
+        let loaded = Rc::new(load(&self.runtime, &self.variables, files));
         self.known.insert(files.to_vec(), Rc::clone(&loaded));
         loaded
     }
 }
 
 /// Loads a chain as the plugin does, but goes on after a mistake to find the others.
-fn load(runtime: &Runtime, files: &[PathBuf]) -> Loaded {
+fn load(runtime: &Runtime, variables: &Variables, files: &[PathBuf]) -> Loaded {
     let (mut config, mut errors, mut log) = (ConfigFile::default(), Vec::new(), Vec::new());
     for file in files {
-        let found = config::load(file).map_err(|error| error.to_string());
-        if let Err(message) = found.and_then(|found| config.extend(found)) {
-            errors.push(Mistake { message, log: Vec::new() });
+        let found = config::load_with(file, variables);
+        if let Err(error) = found.and_then(|found| config.extend(file, found)) {
+            errors.push(Mistake::from(error));
         }
     }
     if errors.is_empty() && config.filters.is_empty() && config.services.is_empty() {
         let files: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
         let message = format!("no filter: none of its files has 'filters' or 'services' ({})", files.join(", "));
-        errors.push(Mistake { message, log: Vec::new() });
+        errors.push(Mistake::new(message, Vec::new()));
     }
     let alone = |filters, services| ConfigFile { filters, services, ..config.clone() };
     let parts = config.filters.iter().map(|spec| alone(vec![spec.clone()], Vec::new()));
@@ -68,7 +70,7 @@ fn load(runtime: &Runtime, files: &[PathBuf]) -> Loaded {
                 singles.push(chain);
                 log.extend(lines);
             }
-            Err(error) => errors.push(Mistake { message: error.to_string(), log: lines.collect() }),
+            Err(error) => errors.push(Mistake::new(error.to_string(), lines.collect())),
         }
     }
     let chain = if !errors.is_empty() {
@@ -77,7 +79,7 @@ fn load(runtime: &Runtime, files: &[PathBuf]) -> Loaded {
         singles.pop()
     } else {
         Chain::load(runtime, "check", &config)
-            .map_err(|error| errors.push(Mistake { message: error.to_string(), log: Vec::new() }))
+            .map_err(|error| errors.push(Mistake::new(error.to_string(), Vec::new())))
             .ok()
     };
     let services = if chain.is_some() { modules(runtime, &config, &mut errors) } else { Vec::new() };
@@ -94,7 +96,7 @@ fn modules(runtime: &Runtime, config: &ConfigFile, errors: &mut Vec<Mistake>) ->
             Err(why) => {
                 let message =
                     format!("{}: service '{}': module {}: {why}", spec.source, spec.name, spec.module.display());
-                errors.push(Mistake { message, log: Vec::new() });
+                errors.push(Mistake::new(message, Vec::new()));
             }
         }
     }

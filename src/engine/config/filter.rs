@@ -4,16 +4,22 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_yaml::Value;
 
 use super::HostPattern;
+use super::defaults::merge;
+use super::error::ConfigError;
 use super::limits::RawLimits;
+use super::modules::{self, Modules, RawModule};
+use super::place::{Part, Source, Trail};
 use crate::body::Side;
 use crate::capabilities::Capabilities;
 use crate::limits::Limits;
 
 /// What becomes of a transaction when one of its filters fails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FailurePolicy {
     /// The transaction is answered 503.
@@ -24,7 +30,7 @@ pub enum FailurePolicy {
 }
 
 /// Which bodies a filter is shown, of those whose callbacks its module exports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Body {
     /// Requests' and responses'.
@@ -81,7 +87,7 @@ impl Body {
 }
 
 /// On which side of the cache a filter sees responses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum At {
     /// Every response on its way to a client, hits included; the cache keeps it as the origin sent it.
@@ -92,7 +98,7 @@ pub enum At {
 }
 
 /// When request bodies go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RequestBody {
     /// As they come.
@@ -137,35 +143,46 @@ pub struct FilterSpec {
     pub source: String,
 }
 
-#[derive(Deserialize)]
+/// A filter: a module, its configuration, and how it is run.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Filter")]
 pub(super) struct RawFilter {
-    name: String,
-    module: PathBuf,
-    #[serde(default)]
-    root_id: String,
-    #[serde(default)]
-    configuration: serde_yaml::Value,
-    #[serde(default)]
-    vm_id: String,
-    #[serde(default)]
-    vm_configuration: serde_yaml::Value,
-    #[serde(default)]
-    environment: BTreeMap<String, String>,
-    #[serde(default)]
-    failure_policy: FailurePolicy,
-    #[serde(default)]
-    body: Body,
-    #[serde(default)]
-    at: At,
-    #[serde(default)]
-    request_body: RequestBody,
-    #[serde(default)]
-    limits: RawLimits,
+    /// The name in log lines and metrics, and the property `plugin_name`. Printable, not empty.
+    #[schemars(required, length(min = 1))]
+    pub(super) name: Option<String>,
+    /// The Wasm file, relative to this file, or a name of `modules`.
+    #[schemars(required)]
+    pub(super) module: Option<RawModule>,
+    /// The property `plugin_root_id`: which root context of the module this is. Modules with one root context ignore it.
+    pub(super) root_id: Option<String>,
+    /// What `proxy_on_configure` reads. A text is handed over as it is; a mapping, list, number or boolean as JSON.
+    #[serde(default, deserialize_with = "anything")]
+    #[schemars(with = "serde_json::Value")]
+    pub(super) configuration: Option<Value>,
+    /// The namespace of shared data and queues. Filters with different ones have different VMs.
+    pub(super) vm_id: Option<String>,
+    /// What `proxy_on_vm_start` reads; as `configuration`.
+    #[serde(default, deserialize_with = "anything")]
+    #[schemars(with = "serde_json::Value")]
+    pub(super) vm_configuration: Option<Value>,
+    /// The guest's environment variables. It never sees those of traffic_server.
+    pub(super) environment: Option<BTreeMap<String, String>>,
+    /// What becomes of a transaction when the filter fails. Default: closed.
+    pub(super) failure_policy: Option<FailurePolicy>,
+    /// Which bodies the filter is shown, of those whose callbacks its module exports. Default: both.
+    pub(super) body: Option<Body>,
+    /// On which side of the cache it sees responses. Default: client.
+    pub(super) at: Option<At>,
+    /// When requests' bodies go on. Default: stream.
+    pub(super) request_body: Option<RequestBody>,
+    /// Ceilings of what the filter may use.
+    pub(super) limits: Option<RawLimits>,
+    /// What the module may call and be called for. Default: everything.
     #[serde(default, deserialize_with = "present")]
-    allowed_capabilities: Option<Capabilities>,
-    #[serde(default)]
-    callout_hosts: Vec<HostPattern>,
+    pub(super) allowed_capabilities: Option<Capabilities>,
+    /// Addresses outside of clusters that it may call, as host:port. Default: none.
+    pub(super) callout_hosts: Option<Vec<HostPattern>>,
 }
 
 /// A key that is there has a value: one without would read as "everything is allowed" and mean "nothing is".
@@ -173,43 +190,98 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<C
     Capabilities::deserialize(deserializer).map(Some)
 }
 
+/// What a guest is given: any value, and nothing is one.
+fn anything<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
+}
+
 impl RawFilter {
-    pub(super) fn resolve(self, file: &Path, home: &Path) -> Result<FilterSpec, String> {
-        if self.name.is_empty() || self.name.chars().any(char::is_control) {
-            return Err("'name' must be printable text, since log lines and metrics carry it".to_owned());
-        }
-        for (variable, value) in &self.environment {
-            if variable.is_empty() || variable.contains(['=', '\0']) || value.contains('\0') {
-                return Err(format!("environment variable '{variable}': a name has no '=', and neither part a NUL"));
+    /// The keys that are said of those that not everything with the type of a filter may say.
+    pub(super) fn says(&self) -> impl Iterator<Item = &'static str> {
+        let said = [
+            ("name", self.name.is_some()),
+            ("module", self.module.is_some()),
+            ("configuration", self.configuration.is_some()),
+            ("failure_policy", self.failure_policy.is_some()),
+            ("body", self.body.is_some()),
+            ("at", self.at.is_some()),
+            ("request_body", self.request_body.is_some()),
+        ];
+        said.into_iter().filter_map(|(key, said)| said.then_some(key))
+    }
+
+    /// What this filter says, and the defaults where it says nothing.
+    pub(super) fn over(mut self, defaults: &RawFilter) -> Self {
+        self.limits = match (self.limits.take(), &defaults.limits) {
+            (Some(own), Some(defaults)) => Some(own.over(defaults)),
+            (own, _) => own,
+        };
+        if let (Some(own), Some(defaults)) = (&mut self.environment, &defaults.environment) {
+            for (name, value) in defaults {
+                own.entry(name.clone()).or_insert_with(|| value.clone());
             }
         }
-        let limits = self.limits.resolve()?;
+        merge!(
+            RawFilter, self, defaults; name, module, root_id, configuration, vm_id, vm_configuration, environment,
+            failure_policy, body, at, request_body, limits, allowed_capabilities, callout_hosts,
+        )
+    }
+
+    /// The filter that the file describes.
+    ///
+    /// # Errors
+    /// What is wrong with it, with its place.
+    pub(super) fn resolve(
+        self,
+        source: &Source<'_>,
+        trail: &Trail,
+        modules: &Modules,
+        home: &Path,
+    ) -> Result<FilterSpec, ConfigError> {
+        let missing = |key: &str| source.wrong(trail, Part::Lack, format!("the key '{key}' is missing"));
+        let wrong = |key: &str, message: String| source.wrong(&trail.clone().key(key), Part::Value, message);
+        let name = self.name.ok_or_else(|| missing("name"))?;
+        if name.is_empty() || name.chars().any(char::is_control) {
+            return Err(wrong("name", "must be printable text, since log lines and metrics carry it".to_owned()));
+        }
+        let module = self.module.ok_or_else(|| missing("module"))?;
+        let module = modules::resolve(module, modules, home)
+            .map_err(|(message, suggestion)| ConfigError { suggestion, ..wrong("module", message) })?;
+        let environment = self.environment.unwrap_or_default();
+        for (variable, value) in &environment {
+            if variable.is_empty() || variable.contains(['=', '\0']) || value.contains('\0') {
+                let trail = trail.clone().key("environment").key(variable);
+                return Err(source.wrong(&trail, Part::Key, "a name is not empty and has no '=', and neither part a NUL"));
+            }
+        }
+        let below = |message: String| source.wrong_below(trail, &message);
+        let limits = self.limits.unwrap_or_default().resolve().map_err(below)?;
         Ok(FilterSpec {
-            configuration: bytes(&self.configuration).map_err(|error| format!("configuration: {error}"))?,
-            vm_configuration: bytes(&self.vm_configuration).map_err(|error| format!("vm_configuration: {error}"))?,
-            name: self.name,
-            module: home.join(self.module),
-            root_id: self.root_id,
-            vm_id: self.vm_id,
-            environment: self.environment.into_iter().collect(),
-            failure_policy: self.failure_policy,
-            body: self.body,
-            at: self.at,
-            request_body: self.request_body,
+            configuration: bytes(self.configuration.as_ref()).map_err(|error| wrong("configuration", error))?,
+            vm_configuration: bytes(self.vm_configuration.as_ref()).map_err(|error| wrong("vm_configuration", error))?,
+            name,
+            module: home.join(module.path()),
+            root_id: self.root_id.unwrap_or_default(),
+            vm_id: self.vm_id.unwrap_or_default(),
+            environment: environment.into_iter().collect(),
+            failure_policy: self.failure_policy.unwrap_or_default(),
+            body: self.body.unwrap_or_default(),
+            at: self.at.unwrap_or_default(),
+            request_body: self.request_body.unwrap_or_default(),
             limits,
             allowed_capabilities: self.allowed_capabilities,
-            callout_hosts: self.callout_hosts,
-            source: file.display().to_string(),
+            callout_hosts: self.callout_hosts.unwrap_or_default(),
+            source: source.file.display().to_string(),
         })
     }
 }
 
 /// A configuration as the guest reads it: a string as it is, nothing as nothing, anything else as JSON.
-fn bytes(value: &serde_yaml::Value) -> Result<Arc<[u8]>, String> {
+fn bytes(value: Option<&Value>) -> Result<Arc<[u8]>, String> {
     match value {
-        serde_yaml::Value::Null => Ok(Arc::from([])),
-        serde_yaml::Value::String(text) => Ok(Arc::from(text.as_bytes())),
-        value => serde_json::to_vec(value)
+        None | Some(Value::Null) => Ok(Arc::from([])),
+        Some(Value::String(text)) => Ok(Arc::from(text.as_bytes())),
+        Some(value) => serde_json::to_vec(value)
             .map(Arc::from)
             .map_err(|error| format!("has no JSON form ({error}); write it as a string")),
     }

@@ -2,23 +2,49 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::defaults::merge;
 use crate::limits::Limits;
 
-#[derive(Deserialize, Default)]
+/// Ceilings of what a filter may use.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Limits")]
 pub(super) struct RawLimits {
-    memory_mib: Option<u16>,
+    /// Linear memory of one VM, in MiB. Default: 64.
+    #[schemars(range(min = 1, max = 4096))]
+    memory_mib: Option<u32>,
+    /// The processor time of one callback of a transaction, or of one tick, in milliseconds. Default: 100.
+    #[schemars(range(min = 1))]
     callback_ms: Option<u32>,
+    /// The processor time of the start function, `proxy_on_vm_start` and `proxy_on_configure`, each. Default: 10000.
+    #[schemars(range(min = 1))]
     configure_ms: Option<u32>,
+    /// How long the filter may hold one transaction, in milliseconds. Default: 30000.
+    #[schemars(range(min = 1))]
     pause_ms: Option<u32>,
+    /// How much of one body the filter may hold, in KiB. Default: 1024.
+    #[schemars(range(min = 1))]
     body_kib: Option<u32>,
+    /// The bytes of one encoded header map that the filter hands over, in KiB. Default: 1024.
+    #[schemars(range(min = 1))]
     header_kib: Option<u32>,
+    /// The fields of such a map. Default: 1024.
+    #[schemars(range(min = 1))]
     header_count: Option<u32>,
 }
 
 impl RawLimits {
+    /// What is said here, and the defaults where nothing is.
+    pub(super) fn over(self, defaults: &Self) -> Self {
+        merge!(
+            RawLimits, self, defaults; memory_mib, callback_ms, configure_ms, pause_ms, body_kib, header_kib,
+            header_count,
+        )
+    }
+
     /// The limits that are said, and the defaults of all others.
     pub(super) fn resolve(self) -> Result<Limits, String> {
         let mut limits = Limits::default();
@@ -26,7 +52,7 @@ impl RawLimits {
             if !(1..=4096).contains(&mib) {
                 return Err(format!("limits.memory_mib: {mib} is not within 1 to 4096"));
             }
-            limits.memory_bytes = usize::from(mib) << 20;
+            limits.memory_bytes = usize::try_from(mib).unwrap_or(usize::MAX).saturating_mul(1 << 20);
         }
         for (name, value, limit, unit) in [
             ("body_kib", self.body_kib, &mut limits.body_bytes, 1 << 10),

@@ -1,0 +1,165 @@
+//! What was probably meant.
+
+use serde_json::Value;
+
+use super::place::{Step, Trail};
+use super::schema;
+
+/// The candidate that differs least from `word`, if it does not differ too much to be meant.
+pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let plain = snake_case(word);
+    let close = |candidate: &&str| {
+        let candidate = snake_case(candidate);
+        let letters = plain.chars().count().max(candidate.chars().count());
+        // A third of the letters may be wrong; or the word was cut short.
+        strsim::osa_distance(&plain, &candidate) <= letters.div_ceil(3).min(4)
+            || plain.len() >= 3 && (candidate.starts_with(&plain) || plain.starts_with(&candidate))
+    };
+    candidates.into_iter().filter(close).min_by_key(|candidate| strsim::osa_distance(&plain, &snake_case(candidate)))
+}
+
+/// The candidate that differs from `word` least of all, however much that is.
+pub(crate) fn least_far<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    candidates.into_iter().min_by_key(|candidate| (strsim::osa_distance(word, candidate), *candidate))
+}
+
+/// The key that is this one in another spelling: `rootId`, `root-id` and `Root_ID` are `root_id`.
+pub(super) fn spelling_of<'a>(key: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let plain = squeezed(key);
+    known.into_iter().find(|known| *known != key && squeezed(known) == plain)
+}
+
+fn squeezed(key: &str) -> String {
+    key.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+}
+
+/// `camelCase`, `kebab-case` and `Title Case` as `snake_case`.
+fn snake_case(word: &str) -> String {
+    let mut out = String::new();
+    let mut lower = false;
+    for c in word.chars() {
+        if c.is_uppercase() && lower {
+            out.push('_');
+        }
+        lower = c.is_lowercase() || c.is_ascii_digit();
+        if matches!(c, '-' | ' ' | '.') {
+            out.push('_');
+        } else {
+            out.extend(c.to_lowercase());
+        }
+    }
+    out
+}
+
+/// Where a key belongs that stands at `trail` and is not known there, if it is one of another level: what to write
+/// instead, where that can be said in a word, and a sentence.
+pub(super) fn elsewhere(trail: &Trail, key: &str) -> Option<(Option<String>, String)> {
+    let root = schema::schema();
+    let mut above = vec![vec![&root]];
+    for step in &trail.0 {
+        let here = above.last()?.iter().flat_map(|node| below(&root, node, step)).collect();
+        above.push(here);
+    }
+    let here = above.pop()?;
+    for (name, node) in here.iter().flat_map(|node| properties(&root, node)) {
+        if let Some(found) = own(&root, node, key) {
+            let path = format!("{name}.{found}");
+            return Some((Some(path), format!("it belongs in '{name}'")));
+        }
+    }
+    let mut place = trail.clone();
+    while let Some(nodes) = above.pop() {
+        place.0.pop();
+        if let Some(found) = nodes.iter().find_map(|node| own(&root, node, key)) {
+            let place = if place.0.is_empty() { "at the top of the file".to_owned() } else { format!("in {place}") };
+            let spelled = if found == key { String::new() } else { format!(", as '{found}'") };
+            return Some((None, format!("it belongs {place}{spelled}")));
+        }
+    }
+    // A key of filters beside the lists of filters.
+    if trail.0.is_empty()
+        && let Some(filters) = here.iter().flat_map(|node| below(&root, node, &Step::Key("filters".into()))).next()
+        && let Some(filter) = below(&root, filters, &Step::Index(0)).first()
+    {
+        let below = properties(&root, filter).find_map(|(name, node)| Some(format!("{name}.{}", own(&root, node, key)?)));
+        if let Some(found) = own(&root, filter, key).or(below) {
+            return Some((None, format!("it belongs in an entry of 'filters', as '{found}', or of all of them in 'defaults'")));
+        }
+    }
+    None
+}
+
+/// The property of this node that is `key`, in whatever spelling.
+fn own(root: &Value, node: &Value, key: &str) -> Option<String> {
+    properties(root, node).map(|(name, _)| name).find(|name| squeezed(name) == squeezed(key)).cloned()
+}
+
+fn properties<'a>(root: &'a Value, node: &'a Value) -> impl Iterator<Item = (&'a String, &'a Value)> {
+    alternatives(root, node).into_iter().filter_map(|node| node["properties"].as_object()).flatten()
+}
+
+/// What a schema says of what stands one step below.
+fn below<'a>(root: &'a Value, node: &'a Value, step: &Step) -> Vec<&'a Value> {
+    let one = |node: &'a Value| match step {
+        Step::Key(key) => node["properties"].get(key).or_else(|| node.get("additionalProperties")),
+        Step::Index(_) => node.get("items"),
+    };
+    alternatives(root, node).into_iter().filter_map(one).collect()
+}
+
+/// A schema, what it refers to, and what it may be instead.
+fn alternatives<'a>(root: &'a Value, node: &'a Value) -> Vec<&'a Value> {
+    let mut found = vec![node];
+    let mut at = 0;
+    // Types that hold themselves would go round for ever.
+    while at < found.len() && found.len() < 64 {
+        let node = found[at];
+        at += 1;
+        let referred = node["$ref"].as_str().and_then(|pointer| root.pointer(pointer.strip_prefix('#')?));
+        found.extend(referred);
+        found.extend(["anyOf", "oneOf", "allOf"].iter().filter_map(|key| node[key].as_array()).flatten());
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_words() {
+        let keys = ["name", "module", "root_id", "configuration", "vm_id", "vm_configuration", "environment"];
+        for (word, meant) in [
+            ("modul", Some("module")),
+            ("moudle", Some("module")),
+            ("rootId", Some("root_id")),
+            ("vmid", Some("vm_id")),
+            ("config", Some("configuration")),
+            ("env", Some("environment")),
+            ("vm_config", Some("vm_configuration")),
+            ("colour", None),
+            ("x", None),
+        ] {
+            assert_eq!(nearest(word, keys), meant, "{word}");
+        }
+        assert_eq!(spelling_of("vm-Configuration", keys), Some("vm_configuration"));
+        assert_eq!(spelling_of("vm_id", keys), None);
+    }
+
+    #[test]
+    fn keys_of_other_levels() {
+        let filter = Trail::default().key("filters").index(3);
+        let says = |trail: &Trail, key| elsewhere(trail, key).map(|(suggestion, hint)| (suggestion.unwrap_or_default(), hint));
+        let pair = |a: &str, b: &str| Some((a.to_owned(), b.to_owned()));
+        assert_eq!(says(&filter, "memory_mib"), pair("limits.memory_mib", "it belongs in 'limits'"));
+        assert_eq!(says(&filter, "memoryMib"), pair("limits.memory_mib", "it belongs in 'limits'"));
+        assert_eq!(says(&filter.clone().key("limits"), "body"), pair("", "it belongs in filters[3]"));
+        assert_eq!(says(&filter, "clusters"), pair("", "it belongs at the top of the file"));
+        assert_eq!(
+            says(&Trail::default(), "vm_id"),
+            pair("", "it belongs in an entry of 'filters', as 'vm_id', or of all of them in 'defaults'")
+        );
+        assert_eq!(says(&Trail::default().key("clusters").key("a"), "verify"), pair("tls.verify", "it belongs in 'tls'"));
+        assert_eq!(says(&filter, "colour"), None);
+    }
+}
