@@ -5,6 +5,7 @@ mod check;
 mod hostcalls;
 mod inspect;
 mod run;
+mod schema;
 
 use std::fs;
 use std::path::{Path, PathBuf};

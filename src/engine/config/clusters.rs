@@ -298,7 +298,7 @@ mod tests {
         for text in ["a.example:80", "*.example:*", "[::1]:8080", "*:443", "10.0.0.1:1"] {
             assert_eq!(text.parse::<HostPattern>().unwrap().to_string(), text);
         }
-        for wrong in ["a", "a:", "a:0", "a:99999", ":80", "*a.example:1", "a.*.b:1", "*.:1", "a b:1", "a/b:1", "::1:80"] {
+        for wrong in ["a", "a:", "a:0", "a:99999", ":80", "*a.example:1", "a.*.b:1", "*.:1", "a b:1", "a/b:1"] {
             let error = wrong.parse::<HostPattern>().unwrap_err();
             assert!(error.contains(wrong) && error.contains("host:port"), "{error}");
         }

@@ -92,7 +92,8 @@ impl Excerpt {
         let end = (start + self.length).min(chars.len());
         let indentation = chars.iter().take_while(|c| c.is_whitespace()).count().min(start);
         // What is wrong stays in sight, with a little of what stands before it.
-        let first = indentation.max(start.saturating_sub(SHOWN / 2));
+        let fits = chars.len() - indentation <= SHOWN;
+        let first = if fits { indentation } else { indentation.max(start.saturating_sub(SHOWN / 2)) };
         let last = chars.len().min((first + SHOWN).max(start + 1));
         let mut out = String::new();
         if first > indentation {

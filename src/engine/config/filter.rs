@@ -251,14 +251,19 @@ impl RawFilter {
         for (variable, value) in &environment {
             if variable.is_empty() || variable.contains(['=', '\0']) || value.contains('\0') {
                 let trail = trail.clone().key("environment").key(variable);
-                return Err(source.wrong(&trail, Part::Key, "a name is not empty and has no '=', and neither part a NUL"));
+                return Err(source.wrong(
+                    &trail,
+                    Part::Key,
+                    "a name is not empty and has no '=', and neither part a NUL",
+                ));
             }
         }
         let below = |message: String| source.wrong_below(trail, &message);
         let limits = self.limits.unwrap_or_default().resolve().map_err(below)?;
         Ok(FilterSpec {
             configuration: bytes(self.configuration.as_ref()).map_err(|error| wrong("configuration", error))?,
-            vm_configuration: bytes(self.vm_configuration.as_ref()).map_err(|error| wrong("vm_configuration", error))?,
+            vm_configuration: bytes(self.vm_configuration.as_ref())
+                .map_err(|error| wrong("vm_configuration", error))?,
             name,
             module: home.join(module.path()),
             root_id: self.root_id.unwrap_or_default(),

@@ -21,7 +21,10 @@ pub(super) enum Mistake {
     /// A key without a value.
     Nothing,
     /// One kind of value where another is expected.
-    Type { found: String, expected: String },
+    Type {
+        found: String,
+        expected: String,
+    },
     Other(String),
 }
 
@@ -34,13 +37,14 @@ pub(super) fn explain(
 ) -> ConfigError {
     let here = |part, message: String| {
         let message = if trail.0.is_empty() { message } else { format!("{trail}: {message}") };
-        let at = at.or_else(|| source.find(trail, part)).or(Some((1, 1)));
+        // Where serde_yaml was is where a list or mapping begins, if its type looked at a value after that was read.
+        let at = source.find(trail, part).or(at).or(Some((1, 1)));
         source.at(at, part, message)
     };
     match mistake {
         Mistake::UnknownKey(key, known) => unknown_key(source, key, known, trail),
         Mistake::UnknownVariant(word, known) => {
-            let message = format!("'{word}' is not {}", one_of(known));
+            let message = format!("{} is expected, not '{word}'", one_of(known));
             let suggestion = suggest::nearest(word, known.iter().copied()).map(str::to_owned);
             ConfigError { suggestion, ..here(Part::Value, message) }
         }
@@ -48,7 +52,9 @@ pub(super) fn explain(
         Mistake::Repeated(key) => {
             let first = source.find(&trail.clone().key(key), Part::Key);
             let hint = first.map(|(line, _)| format!("the first one is in line {line}; keep one of them"));
-            ConfigError { hint, ..here(Part::Key, format!("the key '{key}' stands here twice")) }
+            let message = format!("the key '{key}' stands here twice");
+            let message = if trail.0.is_empty() { message } else { format!("{trail}: {message}") };
+            ConfigError { hint, ..source.at(at, Part::Key, message) }
         }
         Mistake::Nothing => {
             source.wrong(trail, Part::Key, "has no value: give it one, or drop the key (an empty mapping is {})")
@@ -68,8 +74,9 @@ fn unknown_key(source: &Source<'_>, key: &str, known: &[&str], trail: &Trail) ->
     }
     let mut suggestion = None;
     if key == "<<" {
-        hint = "YAML's merge keys are not read; what filters have in common stands in 'defaults' at the top of the file"
-            .to_owned();
+        hint =
+            "YAML's merge keys are not read; what filters have in common stands in 'defaults' at the top of the file"
+                .to_owned();
     } else if let Some(same) = suggest::spelling_of(key, known.iter().copied()) {
         suggestion = Some(same.to_owned());
     } else if let Some(elsewhere) = suggest::elsewhere(trail, key) {
@@ -91,7 +98,8 @@ pub(super) fn explain_yaml(source: &Source<'_>, said: &str, trail: &Trail, at: O
         let hint = (trail.0.is_empty()).then(|| "a filter file begins with a key such as 'filters:'".to_owned());
         return ConfigError { hint, ..error };
     }
-    let whole = |at: Option<(usize, usize)>, part, message: &str| source.at(at.or(Some((1, 1))), part, message.to_owned());
+    let whole =
+        |at: Option<(usize, usize)>, part, message: &str| source.at(at.or(Some((1, 1))), part, message.to_owned());
     match said {
         _ if said.starts_with("EOF while parsing") => whole(None, Part::Lack, "the file is empty"),
         _ if said.starts_with("deserializing from YAML containing more than one document") => {
@@ -111,6 +119,14 @@ pub(super) fn explain_yaml(source: &Source<'_>, said: &str, trail: &Trail, at: O
 
 /// What libyaml says of a text that is no YAML.
 fn syntax(source: &Source<'_>, said: &str, at: Option<(usize, usize)>) -> ConfigError {
+    // libyaml knows no line of these.
+    let control = |(_, c): &(usize, char)| c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{85}');
+    if said.starts_with("control characters are not allowed")
+        && let Some((offset, c)) = source.text.char_indices().find(control)
+    {
+        let message = format!("not YAML: the control character {:#04x} is not allowed", u32::from(c));
+        return source.at(Some(source.place_of(offset)), Part::Key, message);
+    }
     // `PROBLEM at line L column C, CONTEXT at line L column C`
     let (problem, context) = said.split_once(", while ").unwrap_or((said, ""));
     let problem = problem.rfind(" at ").map_or(problem, |end| &problem[..end]);

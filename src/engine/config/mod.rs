@@ -168,6 +168,7 @@ pub fn load_with(file: &Path, variables: &Variables) -> Result<ConfigFile, Confi
     }
     let bytes = std::fs::read(file).map_err(unreadable)?;
     match std::str::from_utf8(&bytes) {
+        _ if bytes.starts_with(b"\0asm") => Err(fail("is a WebAssembly module; a filter file is expected".to_owned())),
         Ok(text) => parse_with(file, text, variables),
         Err(_) if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) => {
             Err(fail("is UTF-16: save it as UTF-8".to_owned()))
@@ -176,7 +177,8 @@ pub fn load_with(file: &Path, variables: &Variables) -> Result<ConfigFile, Confi
             let (good, rest) = bytes.split_at(error.valid_up_to());
             let text = String::from_utf8_lossy(&bytes);
             let source = Source::new(file, &text);
-            let at = source.place_of(good.len());
+            // A byte order mark is no part of the first line.
+            let at = source.place_of(good.len().saturating_sub(text.len() - source.text.len()));
             let byte = rest.first().copied().unwrap_or_default();
             Err(source.at(Some(at), Part::Value, format!("the byte {byte:#04x} is not UTF-8: save the file as UTF-8")))
         }
@@ -413,7 +415,7 @@ mod tests {
         let message = |text: &str| parse_with(Path::new("f"), text, &variables).unwrap_err().to_string();
         assert_eq!(
             message("substitute: [N]\nfilters: [{name: a, module: b, limits: {memory_mib: '${N}'}}]"),
-            "f:2:50: filters[0].limits.memory_mib: a whole number from 0 to 4294967295 is expected, not the text 'many' in \
+            "f:2:53: filters[0].limits.memory_mib: a whole number from 0 to 4294967295 is expected, not the text 'many' in \
              \"filters: [{name: a, module: b, limits: {memory_mib: »'${N}'«}}]\""
         );
         assert_eq!(

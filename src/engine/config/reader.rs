@@ -333,10 +333,7 @@ impl<V> Wrap<'_, V> {
     }
 
     /// A value that is none.
-    fn visit_nothing<'de, E: de::Error>(
-        self,
-        visit: impl FnOnce(V) -> Result<V::Value, Kept<E>>,
-    ) -> Result<V::Value, E>
+    fn visit_nothing<'de, E: de::Error>(self, visit: impl FnOnce(V) -> Result<V::Value, Kept<E>>) -> Result<V::Value, E>
     where
         V: Visitor<'de>,
     {

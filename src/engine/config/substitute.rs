@@ -99,7 +99,8 @@ impl<'a> Substitution<'a> {
         let mut rest = text;
         while let Some(start) = rest.find("${") {
             let (before, from) = rest.split_at(start);
-            let name = from[2..].split_once('}').map(|(name, _)| name).filter(|name| self.names.iter().any(|n| n == name));
+            let name =
+                from[2..].split_once('}').map(|(name, _)| name).filter(|name| self.names.iter().any(|n| n == name));
             let Some(name) = name else {
                 out.push_str(before);
                 out.push_str("${");
@@ -143,7 +144,10 @@ mod tests {
         ] {
             assert_eq!(put(text).unwrap(), expected, "{text}");
         }
-        assert_eq!(put("${MISSING}").unwrap_err(), "the environment variable MISSING is not set, where the file is read");
+        assert_eq!(
+            put("${MISSING}").unwrap_err(),
+            "the environment variable MISSING is not set, where the file is read"
+        );
         assert_eq!(put("$${MISSING}").unwrap(), "${MISSING}");
     }
 }

@@ -61,7 +61,9 @@ pub(super) fn elsewhere(trail: &Trail, key: &str) -> Option<(Option<String>, Str
         above.push(here);
     }
     let here = above.pop()?;
-    for (name, node) in here.iter().flat_map(|node| properties(&root, node)) {
+    let below_here = here.iter().flat_map(|node| properties(&root, node));
+    // Of a key of filters that stands beside them, `filters` is told before `defaults`.
+    for (name, node) in below_here.filter(|(name, _)| !(trail.0.is_empty() && *name == "defaults")) {
         if let Some(found) = own(&root, node, key) {
             let path = format!("{name}.{found}");
             return Some((Some(path), format!("it belongs in '{name}'")));
@@ -81,9 +83,13 @@ pub(super) fn elsewhere(trail: &Trail, key: &str) -> Option<(Option<String>, Str
         && let Some(filters) = here.iter().flat_map(|node| below(&root, node, &Step::Key("filters".into()))).next()
         && let Some(filter) = below(&root, filters, &Step::Index(0)).first()
     {
-        let below = properties(&root, filter).find_map(|(name, node)| Some(format!("{name}.{}", own(&root, node, key)?)));
+        let below =
+            properties(&root, filter).find_map(|(name, node)| Some(format!("{name}.{}", own(&root, node, key)?)));
         if let Some(found) = own(&root, filter, key).or(below) {
-            return Some((None, format!("it belongs in an entry of 'filters', as '{found}', or of all of them in 'defaults'")));
+            return Some((
+                None,
+                format!("it belongs in an entry of 'filters', as '{found}', or of all of them in 'defaults'"),
+            ));
         }
     }
     None
@@ -149,7 +155,8 @@ mod tests {
     #[test]
     fn keys_of_other_levels() {
         let filter = Trail::default().key("filters").index(3);
-        let says = |trail: &Trail, key| elsewhere(trail, key).map(|(suggestion, hint)| (suggestion.unwrap_or_default(), hint));
+        let says =
+            |trail: &Trail, key| elsewhere(trail, key).map(|(suggestion, hint)| (suggestion.unwrap_or_default(), hint));
         let pair = |a: &str, b: &str| Some((a.to_owned(), b.to_owned()));
         assert_eq!(says(&filter, "memory_mib"), pair("limits.memory_mib", "it belongs in 'limits'"));
         assert_eq!(says(&filter, "memoryMib"), pair("limits.memory_mib", "it belongs in 'limits'"));
@@ -159,7 +166,10 @@ mod tests {
             says(&Trail::default(), "vm_id"),
             pair("", "it belongs in an entry of 'filters', as 'vm_id', or of all of them in 'defaults'")
         );
-        assert_eq!(says(&Trail::default().key("clusters").key("a"), "verify"), pair("tls.verify", "it belongs in 'tls'"));
+        assert_eq!(
+            says(&Trail::default().key("clusters").key("a"), "verify"),
+            pair("tls.verify", "it belongs in 'tls'")
+        );
         assert_eq!(says(&filter, "colour"), None);
     }
 }
