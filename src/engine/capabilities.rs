@@ -132,6 +132,14 @@ impl<'de> Deserialize<'de> for Capabilities {
         #[serde(deny_unknown_fields)]
         struct Sanitization {}
 
+        /// One name, so that a mistake is told of it and not of the list.
+        struct Name(&'static str);
+        impl<'de> Deserialize<'de> for Name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                resolve(&String::deserialize(deserializer)?).map(Name).map_err(de::Error::custom)
+            }
+        }
+
         struct Names;
         impl<'de> Visitor<'de> for Names {
             type Value = Capabilities;
@@ -142,16 +150,16 @@ impl<'de> Deserialize<'de> for Capabilities {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Capabilities, A::Error> {
                 let mut names = BTreeSet::new();
-                while let Some(name) = list.next_element::<String>()? {
-                    names.insert(resolve(&name).map_err(de::Error::custom)?);
+                while let Some(Name(name)) = list.next_element()? {
+                    names.insert(name);
                 }
                 Ok(Capabilities(Arc::new(names)))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Capabilities, A::Error> {
                 let mut names = BTreeSet::new();
-                while let Some((name, _)) = map.next_entry::<String, Option<Sanitization>>()? {
-                    names.insert(resolve(&name).map_err(de::Error::custom)?);
+                while let Some((Name(name), Sanitization {})) = map.next_entry()? {
+                    names.insert(name);
                 }
                 Ok(Capabilities(Arc::new(names)))
             }

@@ -6,13 +6,26 @@ use serde::Deserialize;
 
 use super::error::ConfigError;
 use super::filter::RawFilter;
-use super::place::{Part, Source, Trail};
+use super::place::{Part, Source, Step, Trail};
 
 /// What makes a filter the one that it is, and can be nobody's default.
 const OWN: [&str; 4] = ["name", "module", "configuration", "match"];
 
 /// What is about transactions, of which services have none.
 const OF_TRANSACTIONS: [&str; 5] = ["body", "at", "request_body", "failure_policy", "match"];
+
+/// Why an entry at `trail` cannot have this key, though filters may.
+pub(super) fn refusal(trail: &Trail, key: &str) -> Option<String> {
+    match trail.0.as_slice() {
+        [Step::Key(top)] if top == "defaults" && OWN.contains(&key) => {
+            Some(format!("'{key}' is each filter's own, and has no default: drop the key"))
+        }
+        [Step::Key(top), Step::Index(_)] if top == "services" && OF_TRANSACTIONS.contains(&key) => {
+            Some(format!("a service has no transactions, so no '{key}': drop the key"))
+        }
+        _ => None,
+    }
+}
 
 /// Each of these keys as the filter says it, else as the defaults do. Keys that are left out do not compile.
 macro_rules! merge {
@@ -34,17 +47,11 @@ pub(super) struct RawService(pub(super) RawFilter);
 
 impl RawDefaults {
     /// # Errors
-    /// A key that is nobody's default.
+    /// A key that is nobody's default, and what is wrong with the others.
     pub(super) fn check(&self, source: &Source<'_>) -> Result<(), ConfigError> {
         let trail = Trail::default().key("defaults");
-        match self.0.says().find(|key| OWN.contains(key)) {
-            Some(key) => Err(source.wrong(
-                &trail.key(key),
-                Part::Key,
-                format!("'{key}' is each filter's own, and has no default: drop the key"),
-            )),
-            None => Ok(()),
-        }
+        refuse(&self.0, source, &trail)?;
+        self.0.check(source, &trail)
     }
 }
 
@@ -52,15 +59,13 @@ impl RawService {
     /// # Errors
     /// A key that is about transactions.
     pub(super) fn check(&self, source: &Source<'_>, trail: &Trail) -> Result<(), ConfigError> {
-        match self.0.says().find(|key| OF_TRANSACTIONS.contains(key)) {
-            Some(key) => Err(source.wrong(
-                &trail.clone().key(key),
-                Part::Key,
-                format!("a service has no transactions, so no '{key}': drop the key"),
-            )),
-            None => Ok(()),
-        }
+        refuse(&self.0, source, trail)
     }
+}
+
+fn refuse(filter: &RawFilter, source: &Source<'_>, trail: &Trail) -> Result<(), ConfigError> {
+    let refused = filter.says().find_map(|key| Some((key, refusal(trail, key)?)));
+    refused.map_or(Ok(()), |(key, why)| Err(source.wrong(&trail.clone().key(key), Part::Key, why)))
 }
 
 /// The schema of a filter without these keys, and with a description of its own.

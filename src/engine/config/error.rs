@@ -34,6 +34,8 @@ pub struct Excerpt {
 
 /// More characters of a line than this are not shown: diags.log gets no more of a message than ATS's buffer holds.
 const SHOWN: usize = 72;
+/// Nor are more than these on a terminal.
+const WIDTH: usize = 160;
 
 impl ConfigError {
     /// A mistake that is the file's as a whole: it is not there, or cannot be read.
@@ -68,11 +70,17 @@ impl ConfigError {
         if let (Some((number, column)), Some(excerpt)) = (self.at, &self.excerpt) {
             let number = number.to_string();
             margin = " ".repeat(number.len());
-            // Tabs and their like have no width that could be known.
-            let shown: String = excerpt.line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-            let carets = "^".repeat(excerpt.length.max(1));
-            let _ = writeln!(out, "{:indent$}{number} | {}", "", shown.trim_end());
-            let under = format!("{:indent$}{margin} | {:2$}{carets}", "", "", column.saturating_sub(1));
+            // A long line is shown from a little before what is wrong. Tabs and their like have no width that could be
+            // known.
+            let start = column.saturating_sub(1);
+            let first = if excerpt.line.chars().count() <= WIDTH { 0 } else { start.saturating_sub(WIDTH / 2) };
+            let window = excerpt.line.chars().skip(first).take(WIDTH);
+            let shown: String = window.map(|c| if c.is_control() { ' ' } else { c }).collect();
+            let cut = if first > 0 { "…" } else { "" };
+            let carets = "^".repeat(excerpt.length.clamp(1, (first + WIDTH).saturating_sub(start).max(1)));
+            let _ = writeln!(out, "{:indent$}{number} | {cut}{}", "", shown.trim_end());
+            let before = start - first + cut.chars().count();
+            let under = format!("{:indent$}{margin} | {:before$}{carets}", "", "");
             let _ = writeln!(out, "{under} {}", suggestion.as_deref().unwrap_or_default());
         } else if let Some(suggestion) = suggestion {
             let _ = writeln!(out, "{:indent$}= {suggestion}", "");
@@ -185,6 +193,15 @@ mod tests {
         let shown = excerpt(3).marked(65);
         assert!(shown.contains(": »bbb«bbb") && shown.ends_with("b…"), "{shown}");
         assert!(shown.chars().count() <= SHOWN + 4, "{shown}");
+        let long = ConfigError {
+            at: Some((1, 365)),
+            excerpt: Some(Excerpt { line: format!("{}x: {}", "a".repeat(364), "b".repeat(999)), length: 1 }),
+            ..error()
+        };
+        let lines: Vec<_> = long.snippet(0).lines().map(str::to_owned).collect();
+        assert_eq!(lines[0].chars().count(), WIDTH + "1 | …".chars().count(), "{lines:?}");
+        let caret = lines[1].find('^').unwrap();
+        assert_eq!(lines[0].chars().nth(caret), Some('x'), "{lines:?}");
         let tab = Excerpt { line: "\ta: b".to_owned(), length: 1 };
         assert_eq!(tab.marked(1), "»\\t«a: b");
     }

@@ -227,6 +227,22 @@ impl RawFilter {
         )
     }
 
+    /// Looks at values that their types let pass.
+    ///
+    /// # Errors
+    /// What is wrong with one, with its place.
+    pub(super) fn check(&self, source: &Source<'_>, trail: &Trail) -> Result<(), ConfigError> {
+        for (variable, value) in self.environment.iter().flatten() {
+            if variable.is_empty() || variable.contains(['=', '\0']) || value.contains('\0') {
+                let trail = trail.clone().key("environment").key(variable);
+                let message = "a name is not empty and has no '=', and neither part a NUL";
+                return Err(source.wrong(&trail, Part::Key, message));
+            }
+        }
+        let limits = self.limits.clone().unwrap_or_default().resolve();
+        limits.map(drop).map_err(|message| source.wrong_below(trail, &message))
+    }
+
     /// The filter that the file describes.
     ///
     /// # Errors
@@ -240,26 +256,16 @@ impl RawFilter {
     ) -> Result<FilterSpec, ConfigError> {
         let missing = |key: &str| source.wrong(trail, Part::Lack, format!("the key '{key}' is missing"));
         let wrong = |key: &str, message: String| source.wrong(&trail.clone().key(key), Part::Value, message);
-        let name = self.name.ok_or_else(|| missing("name"))?;
+        let name = self.name.clone().ok_or_else(|| missing("name"))?;
         if name.is_empty() || name.chars().any(char::is_control) {
             return Err(wrong("name", "must be printable text, since log lines and metrics carry it".to_owned()));
         }
-        let module = self.module.ok_or_else(|| missing("module"))?;
+        let module = self.module.clone().ok_or_else(|| missing("module"))?;
         let module = modules::resolve(module, modules, home)
             .map_err(|(message, suggestion)| ConfigError { suggestion, ..wrong("module", message) })?;
-        let environment = self.environment.unwrap_or_default();
-        for (variable, value) in &environment {
-            if variable.is_empty() || variable.contains(['=', '\0']) || value.contains('\0') {
-                let trail = trail.clone().key("environment").key(variable);
-                return Err(source.wrong(
-                    &trail,
-                    Part::Key,
-                    "a name is not empty and has no '=', and neither part a NUL",
-                ));
-            }
-        }
-        let below = |message: String| source.wrong_below(trail, &message);
-        let limits = self.limits.unwrap_or_default().resolve().map_err(below)?;
+        self.check(source, trail)?;
+        let limits = self.limits.unwrap_or_default();
+        let limits = limits.resolve().map_err(|message| source.wrong_below(trail, &message))?;
         Ok(FilterSpec {
             configuration: bytes(self.configuration.as_ref()).map_err(|error| wrong("configuration", error))?,
             vm_configuration: bytes(self.vm_configuration.as_ref())
@@ -268,7 +274,7 @@ impl RawFilter {
             module: home.join(module.path()),
             root_id: self.root_id.unwrap_or_default(),
             vm_id: self.vm_id.unwrap_or_default(),
-            environment: environment.into_iter().collect(),
+            environment: self.environment.into_iter().flatten().collect(),
             failure_policy: self.failure_policy.unwrap_or_default(),
             body: self.body.unwrap_or_default(),
             at: self.at.unwrap_or_default(),

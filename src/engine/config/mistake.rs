@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 
 use serde::de::Unexpected;
 
+use super::defaults::refusal;
 use super::error::ConfigError;
 use super::place::{Part, Source, Trail};
-use super::suggest;
+use super::suggest::{self, Known};
 
 /// A mistake, before it is a sentence.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub(super) enum Mistake {
         found: String,
         expected: String,
     },
+    /// Something else, of a key.
+    Key(String, String),
     Other(String),
 }
 
@@ -57,15 +60,41 @@ pub(super) fn explain(
             ConfigError { hint, ..source.at(at, Part::Key, message) }
         }
         Mistake::Nothing => {
-            source.wrong(trail, Part::Key, "has no value: give it one, or drop the key (an empty mapping is {})")
+            let hint = Known::at(trail).is_mapping().then(|| "'{}' is a mapping that says nothing".to_owned());
+            ConfigError { hint, ..source.wrong(trail, Part::Key, "has no value: give it one, or drop the key") }
         }
-        Mistake::Type { found, expected } => here(Part::Value, format!("{expected} is expected, not {found}")),
+        Mistake::Type { found, expected } => {
+            let number = expected.starts_with("a whole number");
+            let range = number.then(|| Known::at(trail).range()).flatten();
+            let expected = range.as_ref().unwrap_or(expected);
+            // A text that begins with a digit was meant to be a number.
+            let text = found.strip_prefix("the text '").and_then(|text| text.strip_suffix('\''));
+            let hint = match text.filter(|text| number && text.starts_with(|c: char| c.is_ascii_digit())) {
+                Some(text) if text.chars().all(|c| c.is_ascii_digit()) => Some("drop the quotes"),
+                Some(_) => Some("write the number alone: the key's name has the unit"),
+                None => None,
+            };
+            let error = here(Part::Value, format!("{expected} is expected, not {found}"));
+            ConfigError { hint: hint.map(str::to_owned), ..error }
+        }
+        Mistake::Key(key, message) => {
+            let at = source.find(&trail.clone().key(key), Part::Key);
+            let message = if trail.0.is_empty() { message.clone() } else { format!("{trail}: {message}") };
+            source.at(at.or_else(|| source.find(trail, Part::Lack)), Part::Key, message)
+        }
         Mistake::Other(message) => here(Part::Value, message.clone()),
     }
 }
 
 fn unknown_key(source: &Source<'_>, key: &str, known: &[&str], trail: &Trail) -> ConfigError {
     let error = source.wrong(&trail.clone().key(key), Part::Key, "");
+    if let Some(why) = refusal(trail, key) {
+        return ConfigError { message: format!("{trail}.{key}: {why}"), ..error };
+    }
+    // What the type knows, unless some of it may not stand here.
+    let of_schema = Known::at(trail).keys();
+    let of_schema: Vec<_> = of_schema.iter().map(String::as_str).collect();
+    let known = if of_schema.is_empty() { known } else { &of_schema };
     let message = format!("unknown key '{key}'");
     let message = if trail.0.is_empty() { message } else { format!("{trail}: {message}") };
     let mut hint = format!("keys here: {}", known.join(", "));
@@ -79,7 +108,7 @@ fn unknown_key(source: &Source<'_>, key: &str, known: &[&str], trail: &Trail) ->
                 .to_owned();
     } else if let Some(same) = suggest::spelling_of(key, known.iter().copied()) {
         suggestion = Some(same.to_owned());
-    } else if let Some(elsewhere) = suggest::elsewhere(trail, key) {
+    } else if let Some(elsewhere) = Known::at(trail).elsewhere(key) {
         (suggestion, hint) = elsewhere;
     } else if let Some(near) = suggest::nearest(key, known.iter().copied()) {
         suggestion = Some(near.to_owned());
@@ -153,6 +182,14 @@ fn syntax(source: &Source<'_>, said: &str, at: Option<(usize, usize)>) -> Config
         _ => problem.to_owned(),
     };
     let begun = context.rfind(" at line ").map(|start| &context[start + " at ".len()..]);
+    let begins = begun.and_then(|place| {
+        let (line, column) = place.strip_prefix("line ")?.split_once(" column ")?;
+        Some((line.parse().ok()?, column.parse().ok()?))
+    });
+    // What is missed at the end of the file is better told of where it was begun.
+    if let (None, Some(begins)) = (character, begins) {
+        return source.at(Some(begins), Part::Value, format!("not YAML: {words}"));
+    }
     let hint = begun.map(|place| format!("what is read begins at {place}"));
     // At the end of a file there is nothing to be marked.
     let part = if character.is_some() { Part::Value } else { Part::Lack };

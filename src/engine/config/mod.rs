@@ -415,7 +415,7 @@ mod tests {
         let message = |text: &str| parse_with(Path::new("f"), text, &variables).unwrap_err().to_string();
         assert_eq!(
             message("substitute: [N]\nfilters: [{name: a, module: b, limits: {memory_mib: '${N}'}}]"),
-            "f:2:53: filters[0].limits.memory_mib: a whole number from 0 to 4294967295 is expected, not the text 'many' in \
+            "f:2:53: filters[0].limits.memory_mib: a whole number from 1 to 4096 is expected, not the text 'many' in \
              \"filters: [{name: a, module: b, limits: {memory_mib: »'${N}'«}}]\""
         );
         assert_eq!(

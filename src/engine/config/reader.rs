@@ -414,7 +414,15 @@ impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Wrap<'_, S> {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<S::Value, D::Error> {
         let deserializer = self.with(deserializer);
-        self.inner.deserialize(deserializer).map_err(|error| self.reading.outward(error))
+        self.inner.deserialize(deserializer).map_err(|error| {
+            let error = match error {
+                Kept::Ours(Mistake::Other(message)) if self.role == Role::Key => {
+                    Kept::Ours(Mistake::Key(self.reading.key.take().unwrap_or_default(), message))
+                }
+                error => error,
+            };
+            self.reading.outward(error)
+        })
     }
 }
 

@@ -12,7 +12,7 @@ pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
         let candidate = snake_case(candidate);
         let letters = plain.chars().count().max(candidate.chars().count());
         // A third of the letters may be wrong; or the word was cut short.
-        strsim::osa_distance(&plain, &candidate) <= letters.div_ceil(3).min(4)
+        strsim::osa_distance(&plain, &candidate) <= (letters / 3).clamp(1, 4)
             || plain.len() >= 3 && (candidate.starts_with(&plain) || plain.starts_with(&candidate))
     };
     candidates.into_iter().filter(close).min_by_key(|candidate| strsim::osa_distance(&plain, &snake_case(candidate)))
@@ -51,48 +51,93 @@ fn snake_case(word: &str) -> String {
     out
 }
 
-/// Where a key belongs that stands at `trail` and is not known there, if it is one of another level: what to write
-/// instead, where that can be said in a word, and a sentence.
-pub(super) fn elsewhere(trail: &Trail, key: &str) -> Option<(Option<String>, String)> {
-    let root = schema::schema();
-    let mut above = vec![vec![&root]];
-    for step in &trail.0 {
-        let here = above.last()?.iter().flat_map(|node| below(&root, node, step)).collect();
-        above.push(here);
+/// What the schema knows of a place in a file.
+pub(super) struct Known<'a> {
+    root: Value,
+    trail: &'a Trail,
+}
+
+impl<'a> Known<'a> {
+    pub(super) fn at(trail: &'a Trail) -> Self {
+        Known { root: schema::schema(), trail }
     }
-    let here = above.pop()?;
-    let below_here = here.iter().flat_map(|node| properties(&root, node));
-    // Of a key of filters that stands beside them, `filters` is told before `defaults`.
-    for (name, node) in below_here.filter(|(name, _)| !(trail.0.is_empty() && *name == "defaults")) {
-        if let Some(found) = own(&root, node, key) {
-            let path = format!("{name}.{found}");
-            return Some((Some(path), format!("it belongs in '{name}'")));
+
+    /// The schemas of every node on the way, the file's first.
+    fn way(&self) -> Vec<Vec<&Value>> {
+        let mut way = vec![vec![&self.root]];
+        for step in &self.trail.0 {
+            let above = way.last().into_iter().flatten();
+            let here = above.flat_map(|node| below(&self.root, node, step)).collect();
+            way.push(here);
+        }
+        way
+    }
+
+    fn here(&self) -> Vec<&Value> {
+        let here = self.way().pop().unwrap_or_default();
+        here.into_iter().flat_map(|node| alternatives(&self.root, node)).collect()
+    }
+
+    /// The keys that the mapping here may have.
+    pub(super) fn keys(&self) -> Vec<String> {
+        let here = self.way().pop().unwrap_or_default();
+        here.iter().flat_map(|node| properties(&self.root, node)).map(|(name, _)| name.clone()).collect()
+    }
+
+    pub(super) fn is_mapping(&self) -> bool {
+        self.here().iter().any(|node| node["type"] == "object")
+    }
+
+    /// The numbers that are permitted here, in words.
+    pub(super) fn range(&self) -> Option<String> {
+        let here = self.here();
+        let bound = |key: &str| here.iter().find_map(|node| node[key].as_u64());
+        match (bound("minimum"), bound("maximum")) {
+            (Some(least), Some(most)) => Some(format!("a whole number from {least} to {most}")),
+            (Some(least), None) => Some(format!("a whole number from {least} to {}", u32::MAX)),
+            _ => None,
         }
     }
-    let mut place = trail.clone();
-    while let Some(nodes) = above.pop() {
-        place.0.pop();
-        if let Some(found) = nodes.iter().find_map(|node| own(&root, node, key)) {
-            let place = if place.0.is_empty() { "at the top of the file".to_owned() } else { format!("in {place}") };
-            let spelled = if found == key { String::new() } else { format!(", as '{found}'") };
-            return Some((None, format!("it belongs {place}{spelled}")));
+
+    /// Where a key belongs that is not known here, if it is one of another level: what to write instead, where that
+    /// can be said in a word, and a sentence.
+    pub(super) fn elsewhere(&self, key: &str) -> Option<(Option<String>, String)> {
+        let (root, top) = (&self.root, self.trail.0.is_empty());
+        let mut above = self.way();
+        let here = above.pop()?;
+        let below_here = here.iter().flat_map(|node| properties(root, node));
+        // Of a key of filters that stands beside them, `filters` is told before `defaults`.
+        for (name, node) in below_here.filter(|(name, _)| !(top && *name == "defaults")) {
+            if let Some(found) = own(root, node, key) {
+                return Some((Some(format!("{name}.{found}")), format!("it belongs in '{name}'")));
+            }
         }
-    }
-    // A key of filters beside the lists of filters.
-    if trail.0.is_empty()
-        && let Some(filters) = here.iter().flat_map(|node| below(&root, node, &Step::Key("filters".into()))).next()
-        && let Some(filter) = below(&root, filters, &Step::Index(0)).first()
-    {
-        let below =
-            properties(&root, filter).find_map(|(name, node)| Some(format!("{name}.{}", own(&root, node, key)?)));
-        if let Some(found) = own(&root, filter, key).or(below) {
-            return Some((
-                None,
-                format!("it belongs in an entry of 'filters', as '{found}', or of all of them in 'defaults'"),
-            ));
+        let mut place = self.trail.clone();
+        while let Some(nodes) = above.pop() {
+            place.0.pop();
+            if let Some(found) = nodes.iter().find_map(|node| own(root, node, key)) {
+                let place =
+                    if place.0.is_empty() { "at the top of the file".to_owned() } else { format!("in {place}") };
+                let spelled = if found == key { String::new() } else { format!(", as '{found}'") };
+                return Some((None, format!("it belongs {place}{spelled}")));
+            }
         }
+        // A key of filters beside the lists of filters.
+        let find = |node: &&Value| {
+            let inner = |(name, node)| Some(format!("{name}.{}", own(root, node, key)?));
+            own(root, node, key).or_else(|| properties(root, node).find_map(inner))
+        };
+        let of = |steps: &[Step]| {
+            let mut nodes = here.clone();
+            for step in steps {
+                nodes = nodes.into_iter().flat_map(|node| below(root, node, step)).collect();
+            }
+            nodes.iter().find_map(find)
+        };
+        let found = top.then(|| of(&[Step::Key("filters".to_owned()), Step::Index(0)])).flatten()?;
+        let of_all = of(&[Step::Key("defaults".to_owned())]).map_or("", |_| ", or of all of them in 'defaults'");
+        Some((None, format!("it belongs in an entry of 'filters', as '{found}'{of_all}")))
     }
-    None
 }
 
 /// The property of this node that is `key`, in whatever spelling.
@@ -155,8 +200,9 @@ mod tests {
     #[test]
     fn keys_of_other_levels() {
         let filter = Trail::default().key("filters").index(3);
-        let says =
-            |trail: &Trail, key| elsewhere(trail, key).map(|(suggestion, hint)| (suggestion.unwrap_or_default(), hint));
+        let says = |trail: &Trail, key| {
+            Known::at(trail).elsewhere(key).map(|(suggestion, hint)| (suggestion.unwrap_or_default(), hint))
+        };
         let pair = |a: &str, b: &str| Some((a.to_owned(), b.to_owned()));
         assert_eq!(says(&filter, "memory_mib"), pair("limits.memory_mib", "it belongs in 'limits'"));
         assert_eq!(says(&filter, "memoryMib"), pair("limits.memory_mib", "it belongs in 'limits'"));
@@ -171,5 +217,11 @@ mod tests {
             pair("tls.verify", "it belongs in 'tls'")
         );
         assert_eq!(says(&filter, "colour"), None);
+        assert_eq!(says(&Trail::default(), "module"), pair("", "it belongs in an entry of 'filters', as 'module'"));
+        let memory = filter.clone().key("limits").key("memory_mib");
+        assert_eq!(Known::at(&memory).range().as_deref(), Some("a whole number from 1 to 4096"));
+        assert!(Known::at(&filter.clone().key("limits")).is_mapping() && !Known::at(&memory).is_mapping());
+        let of_services = Known::at(&Trail::default().key("services").index(0)).keys();
+        assert!(of_services.iter().any(|key| key == "vm_id") && !of_services.iter().any(|key| key == "body"));
     }
 }
