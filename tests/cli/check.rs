@@ -153,7 +153,8 @@ fn every_mistake_is_told_in_the_plugins_words() {
 
 #[test]
 fn variables_are_given_on_the_command_line() {
-    let yaml = "substitute: [SITE]\nfilters: [{name: 'headers-${SITE}', module: '{guest:headers}'}]\n";
+    let yaml = "substitute: [SITE]\nfilters: [{name: 'headers-${SITE}', module: '{guest:headers}', configuration: {response: \
+                {set: {x-site: '${SITE}'}}}}]\n";
     let place = Place::new().file("f.yaml", yaml);
     let report = place.run(&["check", "f.yaml", "--env", "SITE=shop", "--format", "json"]).status(0).json();
     assert_eq!(report["rules"][0]["filters"][0]["name"], "headers-shop");
@@ -488,7 +489,7 @@ fn files_and_services_that_are_wrong_are_told_with_the_rest() {
         (&["one.yaml"][..], "no filter: none of its files has 'filters' or 'services' (one.yaml)"),
         (
             &["headers.yaml", "one.yaml", "other.yaml"],
-            "the cluster 'c' is defined in two files of the rule, and not alike",
+            "error: other.yaml:1:12: clusters.c: the cluster is described in two files of the rule, and not alike",
         ),
         (&["headers.yaml", "ca.yaml"], "ca.pem cannot be read: No such file or directory"),
         (&["headers.yaml", "service.yaml"], "service.yaml: service 'no': module "),
