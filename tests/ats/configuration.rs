@@ -28,7 +28,7 @@ const MISTAKES: &[Mistake] = &[
     ),
     mistake(
         "filters:\n  - name: [headers]\n    module: {guest:headers}\n",
-        "{file}:2:11: filters[0].name: text is expected, not a list in \"name: »[headers]«\"",
+        "{file}:2:11: filters[0].name: text is expected, not a list in \"- name: »[headers]«\"",
     ),
     mistake(
         "filters:\n  - name: headers\n    module: {guest:headers}\n    limits: {callback_ms: soon}\n",
