@@ -34,7 +34,8 @@ const MISTAKES: &[Mistake] = &[
         "filters:\n  - name: headers\n    module: {guest:headers}\n    limits: {callback_ms: soon}\n",
         "{file}:4:27: filters[0].limits.callback_ms: a whole number from 1 to 4294967295 is expected, not the text 'soon'",
     ),
-    mistake("filters:\n  - name: headers\n  module: x\n", "{file}:2:5: filters[0]: the key 'module' is missing"),
+    mistake("filters:\n  - name: headers\n  module: x\n", "{file}:3:3: not YAML: the line fits nothing before it"),
+    mistake("filters:\n  - name: headers\n", "{file}:2:5: filters[0]: the key 'module' is missing"),
     mistake("filters: []\n", "{file}:1:10: filters: the list is empty: name at least one filter, or drop the key"),
     mistake("", "{file}:1:1: has neither 'filters' nor 'services', 'clusters', 'namespaces' or 'metrics'"),
     mistake(
