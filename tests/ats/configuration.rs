@@ -79,7 +79,7 @@ const MISTAKES: &[Mistake] = &[
     ),
     mistake(
         "clusters: {auth: {endpoints: []}}\n",
-        "{file}:1:29: clusters.auth.endpoints: name at least one, as host:port",
+        "{file}:1:30: clusters.auth.endpoints: name at least one, as host:port",
     ),
     mistake(
         "clusters:\n  auth:\n    endpoints: ['a.test:80']\n    protocol: http3\n",
@@ -96,7 +96,7 @@ const MISTAKES: &[Mistake] = &[
     ),
     mistake(
         "services:\n  - {name: s, module: x, request_body: buffer}\n",
-        "{file}:2:28: services[0].request_body: a service has no transactions, so no 'request_body'",
+        "{file}:2:26: services[0].request_body: a service has no transactions, so no 'request_body'",
     ),
     // The first filter is fine.
     mistake(
