@@ -224,7 +224,7 @@ fn broken(target: &Target, error: &hyper::Error, again: Again, what: &str) -> Br
 }
 
 pub(crate) fn too_large(target: &Target) -> Broken {
-    let what = format!("the response is longer than {} bytes (response_bytes)", target.shared.settings.response_bytes);
+    let what = format!("the response is longer than {} bytes (response_kib)", target.shared.settings.response_bytes);
     Broken::new(FailureKind::TooLarge, Again::Never, target.says(what)).blameless()
 }
 

@@ -148,7 +148,10 @@ impl ClusterSettings {
     }
 
     /// Everything that can be told without files.
-    pub(crate) fn check(&self) -> Result<(), ClusterError> {
+    ///
+    /// # Errors
+    /// [`ClusterError::Settings`].
+    pub fn check(&self) -> Result<(), ClusterError> {
         if self.name.is_empty() {
             return Err(self.wrong("it has no name"));
         }
@@ -166,7 +169,7 @@ impl ClusterSettings {
         let positive = [
             ("max_connections", self.max_connections),
             ("max_in_flight", self.max_in_flight),
-            ("response_bytes", self.response_bytes),
+            ("response_kib", self.response_bytes),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(self.wrong(format!("{name} is 0; it must be at least 1")));

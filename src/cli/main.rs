@@ -12,6 +12,7 @@ mod inspect;
 mod output;
 mod remap;
 mod run;
+mod schema;
 mod suggest;
 
 use std::io::Write as _;
@@ -57,6 +58,8 @@ enum Command {
     Run(Box<run::Args>),
     /// List the calls that filters may make: ABI version, how far supported, what they do
     Hostcalls(hostcalls::Args),
+    /// Print the JSON Schema of filter files, with which editors complete and check them
+    Schema(schema::Args),
 }
 
 fn main() -> ExitCode {
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::execute(&args),
         Command::Run(args) => run::execute(&args),
         Command::Hostcalls(args) => hostcalls::execute(&args),
+        Command::Schema(args) => schema::execute(&args),
     };
     let Outcome { out, err, ok } = outcome;
     // Not `print!`, which panics when a pipe such as `| head` closes early.

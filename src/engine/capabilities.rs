@@ -12,6 +12,7 @@ use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use wasmtime::{ExternType, Linker, Module, Val};
 
 use crate::abi::Status;
+use crate::config::least_far;
 use crate::hostcalls::HOSTCALLS;
 use crate::inspect::{CALLBACKS, TOOLCHAIN};
 use crate::journal::{self, Place};
@@ -108,24 +109,28 @@ impl VmState {
 /// A name as the tables have it.
 fn resolve(name: &str) -> Result<&'static str, String> {
     known().find(|known| *known == name).ok_or_else(|| {
-        let near = known().map(|known| (distance(name, known), known)).min();
-        let hint = near.map_or_else(String::new, |(_, near)| format!("; the nearest name is '{near}'"));
+        let near = least_far(name, known());
+        let hint = near.map_or_else(String::new, |near| format!("; the nearest name is '{near}'"));
         format!("'{name}' is no hostcall, callback or function of WASI{hint} (wasm-remap hostcalls lists them)")
     })
 }
 
-/// How many letters two names differ by (Levenshtein).
-fn distance(left: &str, right: &str) -> usize {
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (i, a) in left.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, b) in right.bytes().enumerate() {
-            let substituted = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
+/// The schema of what [`Deserialize`] takes.
+impl schemars::JsonSchema for Capabilities {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Capabilities".into()
     }
-    row[right.len()]
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let names: BTreeSet<_> = known().collect();
+        schemars::json_schema!({
+            "description": "Names of hostcalls, callbacks and functions of WASI; or Envoy's mapping of them.",
+            "anyOf": [
+                {"type": "array", "items": {"type": "string", "enum": names}},
+                {"type": "object", "propertyNames": {"enum": names}},
+            ],
+        })
+    }
 }
 
 /// A list of names, or Envoy's mapping of names to configurations, of which there are only empty ones.
@@ -135,6 +140,14 @@ impl<'de> Deserialize<'de> for Capabilities {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Sanitization {}
+
+        /// One name, so that a mistake is told of it and not of the list.
+        struct Name(&'static str);
+        impl<'de> Deserialize<'de> for Name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                resolve(&String::deserialize(deserializer)?).map(Name).map_err(de::Error::custom)
+            }
+        }
 
         struct Names;
         impl<'de> Visitor<'de> for Names {
@@ -146,16 +159,16 @@ impl<'de> Deserialize<'de> for Capabilities {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Capabilities, A::Error> {
                 let mut names = BTreeSet::new();
-                while let Some(name) = list.next_element::<String>()? {
-                    names.insert(resolve(&name).map_err(de::Error::custom)?);
+                while let Some(Name(name)) = list.next_element()? {
+                    names.insert(name);
                 }
                 Ok(Capabilities(Arc::new(names)))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Capabilities, A::Error> {
                 let mut names = BTreeSet::new();
-                while let Some((name, _)) = map.next_entry::<String, Option<Sanitization>>()? {
-                    names.insert(resolve(&name).map_err(de::Error::custom)?);
+                while let Some((Name(name), Sanitization {})) = map.next_entry()? {
+                    names.insert(name);
                 }
                 Ok(Capabilities(Arc::new(names)))
             }
@@ -190,7 +203,6 @@ mod tests {
             let message = Capabilities::new([written]).unwrap_err();
             assert!(message.contains(&format!("the nearest name is '{meant}'")), "{message}");
         }
-        assert_eq!((distance("", "abc"), distance("abc", ""), distance("kitten", "sitting")), (3, 3, 3));
     }
 
     #[test]

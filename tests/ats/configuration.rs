@@ -24,19 +24,20 @@ const fn mistake(yaml: &'static str, says: &'static str) -> Mistake {
 const MISTAKES: &[Mistake] = &[
     mistake(
         "filters:\n  - name: headers\n    modul: {guest:headers}\n",
-        "{file}:3:5: filters[0]: unknown field `modul`, expected one of `name`, `module`",
+        "{file}:3:5: filters[0]: unknown key 'modul' in \"»modul«: ",
     ),
     mistake(
         "filters:\n  - name: [headers]\n    module: {guest:headers}\n",
-        "{file}:2:11: filters[0].name: invalid type: sequence, expected a string",
+        "{file}:2:11: filters[0].name: text is expected, not a list in \"- name: »[headers]«\"",
     ),
     mistake(
         "filters:\n  - name: headers\n    module: {guest:headers}\n    limits: {callback_ms: soon}\n",
-        "{file}:4:27: filters[0].limits.callback_ms: invalid type: string \"soon\", expected u32",
+        "{file}:4:27: filters[0].limits.callback_ms: a whole number from 1 to 4294967295 is expected, not the text 'soon'",
     ),
-    mistake("filters:\n  - name: headers\n  module: x\n", "{file}:2:5: filters[0]: missing field `module`"),
-    mistake("filters: []\n", "{file}: the list 'filters' is empty"),
-    mistake("", "{file}: has neither 'filters' nor 'services', 'clusters', 'namespaces' or 'metrics'"),
+    mistake("filters:\n  - name: headers\n  module: x\n", "{file}:3:3: not YAML: the line fits nothing before it"),
+    mistake("filters:\n  - name: headers\n", "{file}:2:5: filters[0]: the key 'module' is missing"),
+    mistake("filters: []\n", "{file}:1:10: filters: the list is empty: name at least one filter, or drop the key"),
+    mistake("", "{file}:1:1: has neither 'filters' nor 'services', 'clusters', 'namespaces' or 'metrics'"),
     mistake(
         "clusters: {a: {endpoints: ['a.test:80']}}\n",
         "no filter: none of its files has 'filters' or 'services' (",
@@ -70,29 +71,32 @@ const MISTAKES: &[Mistake] = &[
     ),
     mistake(
         "clusters:\n  auth:\n    endpoints: [auth.test]\n",
-        "{file}:3:16: clusters.auth.endpoints: 'auth.test' is no address: host:port is expected",
+        "{file}:3:17: clusters.auth.endpoints[0]: 'auth.test' is no address: host:port is expected",
     ),
     mistake(
         "clusters:\n  auth:\n    endpoints: ['*.test:80']\n",
-        "{file}:3:16: clusters.auth.endpoints: '*.test:80' is a pattern: an endpoint is one host and one port",
+        "{file}:3:17: clusters.auth.endpoints[0]: '*.test:80' is a pattern: an endpoint is one host and one port",
     ),
-    mistake("clusters: {auth: {endpoints: []}}\n", "{file}: clusters.auth: endpoints: name at least one, as host:port"),
+    mistake(
+        "clusters: {auth: {endpoints: []}}\n",
+        "{file}:1:30: clusters.auth.endpoints: name at least one, as host:port",
+    ),
     mistake(
         "clusters:\n  auth:\n    endpoints: ['a.test:80']\n    protocol: http3\n",
-        "{file}:4:15: clusters.auth.protocol: unknown variant `http3`, expected `http1` or `http2`",
+        "{file}:4:15: clusters.auth.protocol: 'http1' or 'http2' is expected, not 'http3' in \"protocol: »http3«\"; did you mean 'http1'?",
     ),
     mistake(
         "filters:\n  - {name: h, module: '{guest:headers}'}\nclusters: {auth: {endpoints: ['a.test:80'], tls: {ca_file: ca.pem}}}\n",
         "{file}: filter 'h': cluster 'auth': ",
     ),
-    mistake("namespaces: [{vm_id: a, queue_items: 0}]\n", "{file}: namespaces[0]: queue_items: must be at least 1"),
+    mistake("namespaces: [{vm_id: a, queue_items: 0}]\n", "{file}:1:38: namespaces[0].queue_items: must be at least 1"),
     mistake(
         "services:\n  - name: counts\n    module: {guest:service}\n    root_id: service\n    configuration: {refuse: true}\n",
         "{file}: service 'counts': module {wasm}/service.wasm: proxy_on_configure returned false",
     ),
     mistake(
         "services:\n  - {name: s, module: x, request_body: buffer}\n",
-        "{file}: service 's': a service has no transactions, so no 'request_body'",
+        "{file}:2:26: services[0].request_body: a service has no transactions, so no 'request_body'",
     ),
     // The first filter is fine.
     mistake(
@@ -203,7 +207,7 @@ fn a_cluster_that_two_files_describe_differently_stops_the_start() {
     };
     let exit = server(9001).start_expecting_failure();
     let text = complaint(exit.diags.lines(), 1, &format!("http://a.test/ -> {target}"));
-    let says = "/etc/two.yaml: the cluster 'auth' is defined in two files of the rule, and not alike";
+    let says = "/etc/two.yaml:1:12: clusters.auth: the cluster is described in two files of the rule, and not alike";
     assert!(text.contains(says), "{text}");
     let server = server(9000).start();
     assert_eq!(Client::connect(server.port()).get("a.test", "/").header("x-rule").as_deref(), Some("a"));

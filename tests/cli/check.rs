@@ -124,7 +124,7 @@ fn every_mistake_is_told_in_the_plugins_words() {
     let files = ["key.yaml", "start.yaml", "text.yaml", "none.yaml"];
     let ran = place.run(&[&["check"], &files[..]].concat()).status(1);
     for part in [
-        "error: key.yaml:3:5: filters[0]: unknown field `modul`, expected one of `name`, `module`",
+        "error: key.yaml:3:5: filters[0]: unknown key 'modul'\n  3 |     modul: a.wasm\n    |     ^^^^^ did you mean 'module'?\n    = keys here: ",
         "error: none.yaml: cannot be read: No such file or directory (os error 2)\n",
         "configure-false.wasm: proxy_on_configure returned false: the module refuses its configuration\n  \
          log        [refuses] #1 error: I will not\n",
@@ -139,8 +139,32 @@ fn every_mistake_is_told_in_the_plugins_words() {
     assert_eq!(report["ok"], false);
     let errors = report["rules"][0]["errors"].as_array().unwrap();
     assert_eq!(errors.len(), 5);
+    let key = errors.iter().find(|error| error["file"] == "key.yaml").unwrap();
+    assert_eq!((&key["line"], &key["column"], &key["length"]), (&3.into(), &5.into(), &5.into()));
+    assert_eq!(key["suggestion"], "module");
+    let message = key["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("key.yaml:3:5: filters[0]: unknown key 'modul' in \"»modul«: a.wasm\"; did you"),
+        "{message}"
+    );
     let refused = errors.iter().find(|error| error["message"].as_str().unwrap().contains("returned false")).unwrap();
     assert_eq!(texts(&refused["log"]), ["[refuses] #1 error: I will not"]);
+}
+
+#[test]
+fn variables_are_given_on_the_command_line() {
+    let yaml = "substitute: [SITE]\nfilters: [{name: 'headers-${SITE}', module: '{guest:headers}', configuration: {response: \
+                {set: {x-site: '${SITE}'}}}}]\n";
+    let place = Place::new().file("f.yaml", yaml);
+    let report = place.run(&["check", "f.yaml", "--env", "SITE=shop", "--format", "json"]).status(0).json();
+    assert_eq!(report["rules"][0]["filters"][0]["name"], "headers-shop");
+    let unset = place.run(&["check", "f.yaml"]).status(1);
+    assert!(
+        unset.err.contains("f.yaml:2:18: filters[0].name: the environment variable SITE is not set"),
+        "{}",
+        unset.err
+    );
+    place.run(&["check", "f.yaml", "--env", "SITE"]).status(2);
 }
 
 #[test]
@@ -194,7 +218,7 @@ fn mistakes_of_rules_name_the_line_and_the_rule() {
     let bad = place.path().join("etc/bad.yaml");
     for part in [
         &format!(
-            "error: rules/remap.config:1: rule http://a.test/ -> http://b.test/: {}: the list 'filters' is empty",
+            "error: rules/remap.config:1: rule http://a.test/ -> http://b.test/: {}:1:10: filters: the list is empty: name at least one filter, or drop the key\n  1 | filters: []\n    |          ^^\n",
             bad.display()
         ),
         "error: rules/remap.config:2: rule http://c.test/ -> http://b.test/: no filter file: add @pparam=FILE.yaml\n",
@@ -465,7 +489,7 @@ fn files_and_services_that_are_wrong_are_told_with_the_rest() {
         (&["one.yaml"][..], "no filter: none of its files has 'filters' or 'services' (one.yaml)"),
         (
             &["headers.yaml", "one.yaml", "other.yaml"],
-            "the cluster 'c' is defined in two files of the rule, and not alike",
+            "error: other.yaml:1:12: clusters.c: the cluster is described in two files of the rule, and not alike",
         ),
         (&["headers.yaml", "ca.yaml"], "ca.pem cannot be read: No such file or directory"),
         (&["headers.yaml", "service.yaml"], "service.yaml: service 'no': module "),

@@ -6,6 +6,7 @@ mod hostcalls;
 mod inspect;
 mod matching;
 mod run;
+mod schema;
 mod told;
 
 use std::fs;

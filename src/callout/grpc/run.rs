@@ -277,7 +277,7 @@ async fn read(target: &Target, response: Response<RecvStream>, caller: &mut Call
                     return End::failed(status::INTERNAL, Failure::new(FailureKind::Protocol, what));
                 }
                 Err(Wrong::TooLong(length)) => {
-                    let what = format!("a message has {length} bytes; {limit} are allowed (response_bytes)");
+                    let what = format!("a message has {length} bytes; {limit} are allowed (response_kib)");
                     let failure = Failure::new(FailureKind::TooLarge, target.says(what));
                     return End { blame: false, ..End::failed(status::RESOURCE_EXHAUSTED, failure) };
                 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use engine::config::{self, ConfigFile, Source};
+use engine::config::{self, ConfigFile, Source, Variables};
 use engine::inspect::{self, Inspection};
 use engine::{Chain, Isolation, Runtime};
 
@@ -26,6 +26,8 @@ pub(super) struct Loaded {
 /// Loads each list of files once, however many rules name it.
 pub(super) struct Loader {
     pub(super) runtime: Runtime,
+    /// What files may ask for with `substitute`.
+    pub(super) variables: Variables,
     /// By files; and by rule, where that makes a difference.
     pub(super) known: HashMap<(Vec<PathBuf>, Option<String>), Rc<Loaded>>,
 }
@@ -38,7 +40,7 @@ impl Loader {
                 return Rc::clone(known);
             }
         }
-        let loaded = Rc::new(load(&self.runtime, rule, files));
+        let loaded = Rc::new(load(&self.runtime, &self.variables, rule, files));
         let by_rule = loaded.config.filters.iter().any(|filter| filter.isolation == Isolation::Rule);
         self.known.insert((files.to_vec(), by_rule.then(|| rule.to_owned())), Rc::clone(&loaded));
         loaded
@@ -46,18 +48,18 @@ impl Loader {
 }
 
 /// Loads a chain as the plugin does, but goes on after a mistake to find the others.
-fn load(runtime: &Runtime, rule: &str, files: &[PathBuf]) -> Loaded {
+fn load(runtime: &Runtime, variables: &Variables, rule: &str, files: &[PathBuf]) -> Loaded {
     let (mut config, mut errors, mut log) = (ConfigFile::default(), Vec::new(), Vec::new());
     for file in files {
-        let found = config::load(file).map_err(|error| error.to_string());
-        if let Err(message) = found.and_then(|found| config.extend(found)) {
-            errors.push(Mistake { message, log: Vec::new() });
+        let found = config::load_with(file, variables);
+        if let Err(error) = found.and_then(|found| config.extend(file, found)) {
+            errors.push(Mistake::from(error));
         }
     }
     if errors.is_empty() && config.filters.is_empty() && config.services.is_empty() {
         let files: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
         let message = format!("no filter: none of its files has 'filters' or 'services' ({})", files.join(", "));
-        errors.push(Mistake { message, log: Vec::new() });
+        errors.push(Mistake::new(message, Vec::new()));
     }
     let alone = |filters, services| ConfigFile { filters, services, ..config.clone() };
     let parts = config.filters.iter().map(|spec| alone(vec![spec.clone()], Vec::new()));
@@ -73,7 +75,7 @@ fn load(runtime: &Runtime, rule: &str, files: &[PathBuf]) -> Loaded {
                 singles.push(chain);
                 log.extend(lines);
             }
-            Err(error) => errors.push(Mistake { message: error.to_string(), log: lines.collect() }),
+            Err(error) => errors.push(Mistake::new(error.to_string(), lines.collect())),
         }
     }
     let chain = if !errors.is_empty() {
@@ -82,7 +84,7 @@ fn load(runtime: &Runtime, rule: &str, files: &[PathBuf]) -> Loaded {
         singles.pop()
     } else {
         Chain::load(runtime, rule, &config)
-            .map_err(|error| errors.push(Mistake { message: error.to_string(), log: Vec::new() }))
+            .map_err(|error| errors.push(Mistake::new(error.to_string(), Vec::new())))
             .ok()
     };
     let services = if chain.is_some() { modules(runtime, &config, &mut errors) } else { Vec::new() };
@@ -101,7 +103,7 @@ fn modules(runtime: &Runtime, config: &ConfigFile, errors: &mut Vec<Mistake>) ->
             Ok(module) => modules.push(module),
             Err(why) => {
                 let message = format!("{}: service '{}': module {}: {why}", spec.source, spec.name, spec.code.source);
-                errors.push(Mistake { message, log: Vec::new() });
+                errors.push(Mistake::new(message, Vec::new()));
             }
         }
     }

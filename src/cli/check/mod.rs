@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use engine::config::{FilterSpec, Source};
+use engine::config::{FilterSpec, Source, Variables};
 use engine::inspect::{Identity, Offer};
 use engine::{Chain, Filter, Options, Runtime, Support};
 
@@ -61,6 +61,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR", requires = "remap_config", conflicts_with = "files")]
     config_dir: Option<PathBuf>,
 
+    /// A variable for `substitute`, in place of the environment's own; any number of times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<(String, String)>,
+
     /// Say only what is wrong, and a summary
     #[arg(short, long)]
     quiet: bool,
@@ -74,13 +78,23 @@ pub(crate) struct Args {
     format: Format,
 }
 
+/// `NAME=VALUE`.
+///
+/// # Errors
+/// What is expected instead.
+pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("NAME=VALUE is expected")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
 pub(crate) fn execute(args: &Args) -> Outcome {
     capture::install(args.log);
     let runtime = match Runtime::new(Options { offline: true, ..Options::with_slots(1) }) {
         Ok(runtime) => runtime,
         Err(error) => return Outcome::failure(&error.to_string()),
     };
-    let mut loader = Loader { runtime, known: HashMap::new() };
+    let variables = Variables::default().with(args.env.iter().cloned());
+    let mut loader = Loader { runtime, variables, known: HashMap::new() };
     let mut checked = Checked::default();
     if let Some(remap_config) = &args.remap_config {
         let own = remap_config.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -142,15 +156,14 @@ impl Checked {
                 let loaded = if errors.is_empty() {
                     loader.load(&label, &files)
                 } else {
-                    let errors =
-                        errors.into_iter().map(|message| Mistake { message, log: Vec::new() }).collect::<Vec<_>>();
+                    let errors = errors.into_iter().map(|message| Mistake::new(message, Vec::new())).collect();
                     Rc::new(Loaded { errors, ..Loaded::default() })
                 };
                 let warnings = rule.ignored.iter().map(|why| format!("{place}: {why}")).collect();
                 self.add(Some(origin), &files, &loaded, warnings);
                 if let Some(added) = self.report.rules.last_mut() {
                     for error in &mut added.errors {
-                        error.message = format!("{place}: {}", error.message);
+                        error.of_rule(&place);
                     }
                 }
             }

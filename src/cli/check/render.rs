@@ -19,7 +19,9 @@ pub(super) fn render(report: &Report, quiet: bool, remap: bool) -> Outcome {
             let _ = writeln!(err, "warning: {warning}");
         }
         for error in &rule.errors {
-            let _ = writeln!(err, "error: {}", error.message);
+            let (headline, snippet) =
+                error.shown.as_ref().map_or((&*error.message, ""), |(headline, snippet)| (headline, snippet));
+            let _ = write!(err, "error: {headline}\n{snippet}");
             for text in &error.log {
                 line(&mut err, 2, "log", text);
             }

@@ -1,7 +1,7 @@
 //! What `check` finds, as JSON has it.
 
 use engine::config::matching::Condition;
-use engine::config::{BreakerSpec, FilterSpec};
+use engine::config::{BreakerSpec, ConfigError, FilterSpec};
 use engine::{Isolation, Limits};
 use serde::Serialize;
 
@@ -54,11 +54,65 @@ pub(super) struct Origin {
     pub(super) to: String,
 }
 
-#[derive(Serialize, Clone)]
+#[derive(Serialize, Clone, Default)]
 pub(super) struct Mistake {
+    /// One line, as the plugin logs it.
     pub(super) message: String,
     /// What the filter logged before it failed.
     pub(super) log: Vec<String>,
+    /// Where it stands, if it is one in a filter file.
+    #[serde(flatten)]
+    pub(super) place: Option<Place>,
+    /// The same for a terminal: what is wrong, and the lines that show it.
+    #[serde(skip)]
+    pub(super) shown: Option<(String, String)>,
+}
+
+/// Where a mistake stands in a filter file. Lines, columns and lengths are in characters.
+#[derive(Serialize, Clone)]
+pub(super) struct Place {
+    file: String,
+    line: Option<usize>,
+    column: Option<usize>,
+    /// How much of the line is wrong; 0 where something is missing.
+    length: Option<usize>,
+    /// What was probably meant.
+    suggestion: Option<String>,
+    /// What else helps.
+    hint: Option<String>,
+}
+
+impl Mistake {
+    /// One that has no place in a filter file.
+    pub(super) fn new(message: impl Into<String>, log: Vec<String>) -> Self {
+        Mistake { message: message.into(), log, ..Mistake::default() }
+    }
+
+    /// The mistake, with what it is in front: the rule that it keeps from loading.
+    pub(super) fn of_rule(&mut self, rule: &str) {
+        self.message = format!("{rule}: {}", self.message);
+        if let Some((headline, _)) = &mut self.shown {
+            *headline = format!("{rule}: {headline}");
+        }
+    }
+}
+
+impl From<ConfigError> for Mistake {
+    fn from(error: ConfigError) -> Self {
+        Mistake {
+            message: error.to_string(),
+            log: Vec::new(),
+            shown: Some((error.headline(), error.snippet(2))),
+            place: Some(Place {
+                file: error.file.display().to_string(),
+                line: error.at.map(|(line, _)| line),
+                column: error.at.map(|(_, column)| column),
+                length: error.excerpt.map(|excerpt| excerpt.length),
+                suggestion: error.suggestion,
+                hint: error.hint,
+            }),
+        }
+    }
 }
 
 #[derive(Serialize)]

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use engine::config::{ConfigFile, FilterSpec};
+use engine::config::{ConfigFile, FilterSpec, Variables};
 use engine::testing::{SharedTransaction, Transaction, TransactionView};
 use engine::{Chain, Options, Runtime, Stream};
 use serde::Serialize;
@@ -53,6 +53,10 @@ pub(crate) struct Args {
     /// Filter files; several make one chain, as several @pparam of one rule do
     #[arg(required = true, value_name = "FILE.yaml")]
     files: Vec<PathBuf>,
+
+    /// A variable for `substitute` of a file, in place of the environment's own; any number of times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = crate::check::variable)]
+    env: Vec<(String, String)>,
 
     /// The request: a method, which may be left out where it is GET, and a URL
     #[arg(short, long, value_name = "'METHOD URL'", value_parser = request_line)]
@@ -193,7 +197,8 @@ pub(crate) fn execute(args: &Args) -> Outcome {
 
 fn run(args: &Args) -> Result<Report, String> {
     let mut script = script(args)?;
-    let config = ConfigFile::load_all(&args.files).map_err(|error| error.to_string())?;
+    let variables = Variables::default().with(args.env.iter().cloned());
+    let config = ConfigFile::load_all_with(&args.files, &variables).map_err(|error| error.to_string())?;
     if config.filters.is_empty() {
         return Err("none of the files has 'filters': there is nothing to run".to_owned());
     }

@@ -53,8 +53,9 @@ pub struct BreakerSpec {
 }
 
 /// The mapping.
-#[derive(Deserialize, JsonSchema, Default)]
+#[derive(Debug, Clone, Deserialize, JsonSchema, Default)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "BreakerSettings")]
 pub(super) struct RawBreakerSettings {
     failures: Option<u32>,
     percent: Option<u32>,
@@ -67,15 +68,15 @@ pub(super) struct RawBreakerSettings {
 }
 
 /// The value of `breaker`: `off`, `on`, or a mapping.
-#[derive(JsonSchema)]
-#[schemars(untagged)]
+#[derive(Debug, Clone, JsonSchema)]
+#[schemars(untagged, rename = "Breaker")]
 pub(super) enum RawBreaker {
     Switch(Switch),
     Settings(Box<RawBreakerSettings>),
 }
 
 /// Whether there is one.
-#[derive(JsonSchema, Clone, Copy)]
+#[derive(Debug, JsonSchema, Clone, Copy)]
 #[schemars(rename_all = "snake_case")]
 pub(super) enum Switch {
     /// As the defaults say.

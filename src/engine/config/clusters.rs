@@ -1,10 +1,10 @@
 //! The key `clusters`: upstreams that filters call.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use callout::{ClusterSettings, Ejection, Endpoint, Protocol, Tls};
+use callout::{ClusterError, ClusterSettings, Ejection, Endpoint, Protocol, Tls};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::Error as _;
 
@@ -63,6 +63,10 @@ impl std::str::FromStr for HostPattern {
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let host = host.strip_prefix("*.").map_or_else(|| host.to_owned(), |rest| format!(".{rest}"));
         let rest = host.trim_start_matches('.');
+        let of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '*');
+        if !rest.chars().all(of_name) && rest.parse::<std::net::Ipv6Addr>().is_err() {
+            return Err(wrong());
+        }
         if rest.is_empty() || host != "*" && rest.contains('*') {
             return Err(wrong());
         }
@@ -76,8 +80,33 @@ impl<'de> Deserialize<'de> for HostPattern {
     }
 }
 
+/// As text.
+fn address_schema(description: &str) -> Schema {
+    json_schema!({"type": "string", "pattern": "^.+:([0-9]+|\\*)$", "description": description})
+}
+
+impl JsonSchema for HostPattern {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "HostPattern".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        address_schema("host:port, of which either may be a pattern: auth.example:8080, [::1]:80, *.example:*")
+    }
+}
+
 /// An entry of `endpoints`.
 struct RawEndpoint(Endpoint);
+
+impl JsonSchema for RawEndpoint {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Endpoint".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        address_schema("host:port, such as 10.0.0.1:80, [::1]:80 or auth.example:8080")
+    }
+}
 
 impl<'de> Deserialize<'de> for RawEndpoint {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -93,21 +122,31 @@ impl<'de> Deserialize<'de> for RawEndpoint {
 }
 
 /// How a cluster is spoken to.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "Protocol")]
 enum RawProtocol {
+    /// HTTP/1.1
     Http1,
+    /// HTTP/2, which gRPC needs.
     Http2,
 }
 
-#[derive(Deserialize)]
+/// How a cluster's connections are encrypted. Paths are relative to this file.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Tls")]
 struct RawTls {
+    /// Whether the server's certificate is looked at. Default: true.
     #[serde(default = "yes")]
     verify: bool,
+    /// Whose signature counts, in PEM. Default: the system's authorities.
     ca_file: Option<PathBuf>,
+    /// The certificate that we show when we are asked, in PEM.
     certificate_file: Option<PathBuf>,
+    /// Its key, in PEM.
     key_file: Option<PathBuf>,
+    /// The name that the server's certificate must have. Default: the endpoint's host.
     server_name: Option<String>,
 }
 
@@ -115,50 +154,58 @@ fn yes() -> bool {
     true
 }
 
-#[derive(Deserialize)]
+/// When an endpoint that fails is left out.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Ejection")]
 struct RawEjection {
+    /// After so many failures in a row; 0 is never. Default: 5.
     failures: Option<u32>,
+    /// For how long, the first time. Default: 30.
+    #[schemars(range(min = 1))]
     seconds: Option<u32>,
 }
 
-/// One entry of `clusters`, as its file has it.
-#[derive(Deserialize)]
+/// Servers that filters and services call by one name.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Cluster")]
 pub(super) struct RawCluster {
+    /// host:port of each, called in turns.
+    #[schemars(length(min = 1))]
     endpoints: Vec<RawEndpoint>,
+    /// What is spoken there. Default: http1.
     protocol: Option<RawProtocol>,
+    /// How connections are encrypted. Default: not at all.
     tls: Option<RawTls>,
+    /// How long a connection may take to be made, TLS included. Default: 5000.
+    #[schemars(range(min = 1))]
     connect_timeout_ms: Option<u32>,
+    /// How long a connection is kept that nobody uses. Default: 60000.
+    #[schemars(range(min = 1))]
     idle_timeout_ms: Option<u32>,
+    /// Connections to each endpoint; calls beyond them wait. Default: 64.
+    #[schemars(range(min = 1))]
     max_connections: Option<u32>,
+    /// Calls and streams under way; one more is refused. Default: 1024.
+    #[schemars(range(min = 1))]
     max_in_flight: Option<u32>,
+    /// How often a call is sent again that got nothing of an answer. Default: 1.
     retries: Option<u32>,
+    /// When an endpoint is left out, and for how long.
     ejection: Option<RawEjection>,
+    /// The largest body of an answer, in KiB. Default: 1024.
+    #[schemars(range(min = 1))]
     response_kib: Option<u32>,
+    /// How long a name's addresses are used. Default: 30000.
+    #[schemars(range(min = 1))]
     dns_refresh_ms: Option<u32>,
 }
 
-/// The clusters of a file.
-///
-/// # Errors
-/// What is wrong, with the name of the cluster and the key.
-pub(super) fn resolve(
-    raw: BTreeMap<String, RawCluster>,
-    home: &Path,
-) -> Result<BTreeMap<String, ClusterSettings>, String> {
-    let one = |(name, raw): (String, RawCluster)| {
-        let settings = raw.resolve(&name, home).map_err(|message| format!("clusters.{name}: {message}"))?;
-        Ok((name, settings))
-    };
-    raw.into_iter().map(one).collect()
-}
-
 impl RawCluster {
-    fn resolve(self, name: &str, home: &Path) -> Result<ClusterSettings, String> {
-        if name.is_empty() || name.chars().any(char::is_control) {
-            return Err("the name must be printable text, since log lines and metrics carry it".to_owned());
-        }
+    /// # Errors
+    /// What is wrong, behind the key that it is about.
+    pub(super) fn resolve(self, name: &str, home: &Path) -> Result<ClusterSettings, String> {
         if self.endpoints.is_empty() {
             return Err("endpoints: name at least one, as host:port".to_owned());
         }
@@ -174,10 +221,11 @@ impl RawCluster {
         }
         if let Some(tls) = self.tls {
             if tls.certificate_file.is_some() != tls.key_file.is_some() {
-                return Err("tls: certificate_file and key_file come together".to_owned());
+                let alone = if tls.key_file.is_some() { "key_file" } else { "certificate_file" };
+                return Err(format!("tls.{alone}: certificate_file and key_file come together"));
             }
             if !tls.verify && tls.ca_file.is_some() {
-                return Err("tls: with 'verify: false', ca_file has no meaning".to_owned());
+                return Err("tls.ca_file: with 'verify: false' it has no meaning: drop one of them".to_owned());
             }
             let file = |path: Option<PathBuf>| path.map(|path| home.join(path));
             settings.tls = Some(Tls {
@@ -220,6 +268,10 @@ impl RawCluster {
             // No failures, no ejection.
             settings.ejection = (ejection.failures > 0).then_some(ejection);
         }
+        settings.check().map_err(|error| match error {
+            ClusterError::Settings { what, .. } => what,
+            error => error.to_string(),
+        })?;
         Ok(settings)
     }
 }
@@ -246,7 +298,7 @@ mod tests {
         for text in ["a.example:80", "*.example:*", "[::1]:8080", "*:443", "10.0.0.1:1"] {
             assert_eq!(text.parse::<HostPattern>().unwrap().to_string(), text);
         }
-        for wrong in ["a", "a:", "a:0", "a:99999", ":80", "*a.example:1", "a.*.b:1", "*.:1"] {
+        for wrong in ["a", "a:", "a:0", "a:99999", ":80", "*a.example:1", "a.*.b:1", "*.:1", "a b:1", "a/b:1"] {
             let error = wrong.parse::<HostPattern>().unwrap_err();
             assert!(error.contains(wrong) && error.contains("host:port"), "{error}");
         }

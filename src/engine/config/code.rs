@@ -62,8 +62,8 @@ impl Code {
 }
 
 /// `module: PATH`, or `module: {path: PATH, sha256: DIGEST, compiler: NAME}`.
-#[derive(JsonSchema)]
-#[schemars(untagged)]
+#[derive(Debug, Clone, JsonSchema)]
+#[schemars(untagged, rename = "Module")]
 pub(super) enum RawModule {
     /// The module's path, relative to this file.
     Path(PathBuf),
@@ -71,8 +71,9 @@ pub(super) enum RawModule {
     Described(RawDescribed),
 }
 
-#[derive(Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "DescribedModule")]
 pub(super) struct RawDescribed {
     /// The Wasm file, relative to this one.
     path: PathBuf,
@@ -85,6 +86,7 @@ pub(super) struct RawDescribed {
 }
 
 /// A digest, as files have it.
+#[derive(Debug, Clone)]
 struct Pin(Digest);
 
 // By hand: an error of `try_from` stands at the mapping, one of a visitor at the value.
@@ -134,6 +136,14 @@ impl<'de> Deserialize<'de> for RawModule {
 }
 
 impl RawModule {
+    /// What may be a name of `modules`: a text.
+    pub(super) fn text(&self) -> Option<&str> {
+        match self {
+            RawModule::Path(path) => path.to_str(),
+            RawModule::Described(_) => None,
+        }
+    }
+
     /// The code that a file in `home` means.
     pub(super) fn resolve(self, home: &Path) -> Code {
         match self {
@@ -156,6 +166,7 @@ pub struct CodeCache {
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "CodeCache")]
 pub(super) struct RawCodeCache {
     /// A directory that belongs to the server's user and that nobody else may write to, relative to this file. Made if it
     /// is not there.

@@ -77,8 +77,9 @@ const PROXYS: [&str; 8] =
     ["connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
 
 /// The mapping that may stand in place of a policy's name.
-#[derive(Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Answer")]
 pub(super) struct RawAnswer {
     #[serde(default)]
     policy: FailurePolicy,
@@ -94,8 +95,8 @@ pub(super) struct RawAnswer {
 }
 
 /// The value of `failure_policy`, and of a breaker's `while_open`: a name, or a mapping.
-#[derive(JsonSchema)]
-#[schemars(untagged)]
+#[derive(Debug, Clone, JsonSchema)]
+#[schemars(untagged, rename = "Failure")]
 pub(super) enum RawFailure {
     Name(FailurePolicy),
     Answer(RawAnswer),

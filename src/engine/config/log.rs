@@ -1,5 +1,6 @@
 //! `log`: from which level on a filter's lines are kept, and where.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
 
@@ -7,17 +8,23 @@ use crate::abi::LogLevel;
 use crate::journal::{LogFile, LogSettings, Rolling, Threshold};
 
 /// Of a filter, or of a file for all of its filters.
-#[derive(Deserialize, Default, Clone)]
+#[derive(Debug, Deserialize, Default, Clone, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Log")]
 pub(super) struct RawLog {
+    /// The level from which on lines are kept. Default: info.
     level: Option<Level>,
+    /// A log file of its own, in the proxy's directory of logs. Default: diags.log.
+    #[schemars(with = "Option<String>")]
     file: Option<Name>,
+    /// When that file is rolled. Default: as the proxy's records say.
     rolling: Option<RawRolling>,
 }
 
 /// A level by its name.
-#[derive(Deserialize, Clone, Copy)]
+#[derive(Debug, Deserialize, Clone, Copy, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "LogLevel")]
 enum Level {
     Trace,
     Debug,
@@ -29,19 +36,26 @@ enum Level {
 }
 
 /// When a log file is rolled.
-#[derive(Deserialize, Clone, Copy)]
+#[derive(Debug, Deserialize, Clone, Copy, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Rolling")]
 struct RawRolling {
+    /// Each time that so many seconds of the day have passed; a day divides into them.
     #[serde(default, deserialize_with = "interval")]
+    #[schemars(range(min = 60, max = 86400))]
     interval_s: Option<u32>,
+    /// The hour of the day at which they begin to count.
     #[serde(default, deserialize_with = "hour")]
+    #[schemars(range(min = 0, max = 23))]
     offset_hour: Option<u8>,
+    /// When the file has so many MiB.
     #[serde(default, deserialize_with = "size")]
+    #[schemars(range(min = 10, max = 1_048_576))]
     size_mib: Option<u32>,
 }
 
 /// The name of a file in the proxy's directory of logs.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 struct Name(String);
 
 /// Names that the proxy gives to files of its own, without their endings.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// Where Prometheus may fetch metrics.
@@ -13,10 +14,14 @@ pub struct Metrics {
     pub any_address: bool,
 }
 
-#[derive(Deserialize)]
+/// Where metrics are served for Prometheus.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Metrics")]
 pub(super) struct RawMetrics {
+    /// The address and port where `GET /metrics` is answered, such as 127.0.0.1:9151.
     listen: String,
+    /// Permits an address that other machines reach.
     #[serde(default)]
     any_address: bool,
 }

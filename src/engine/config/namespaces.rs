@@ -1,5 +1,6 @@
 //! The key `namespaces`: ceilings of what filters with one `vm_id` share.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::shared::{NamespaceLimits, Overflow, QueueLimits};
@@ -15,22 +16,37 @@ pub struct Namespace {
     pub queues: QueueLimits,
 }
 
-#[derive(Deserialize)]
+/// Ceilings of what filters with one `vm_id` share.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Namespace")]
 pub(super) struct RawNamespace {
+    /// The `vm_id` of the filters and services.
     vm_id: String,
+    /// The bytes of shared data, in MiB. Default: 64.
+    #[schemars(range(min = 1))]
     memory_mib: Option<u32>,
+    /// The entries of shared data. Default: 1048576.
+    #[schemars(range(min = 1))]
     entries: Option<u32>,
+    /// The bytes of each queue, in MiB. Default: 64.
+    #[schemars(range(min = 1))]
     queue_mib: Option<u32>,
+    /// The items of each queue. Default: 65536.
+    #[schemars(range(min = 1))]
     queue_items: Option<u32>,
+    /// What becomes of an item that a full queue is given. Default: reject.
     queue_overflow: Option<RawOverflow>,
 }
 
 /// What becomes of an item that a full queue is given.
-#[derive(Deserialize, Clone, Copy)]
+#[derive(Deserialize, Clone, Copy, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "Overflow")]
 enum RawOverflow {
+    /// It is refused.
     Reject,
+    /// The oldest items make room.
     DropOldest,
 }
 
