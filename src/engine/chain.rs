@@ -1,5 +1,6 @@
 //! The ordered filters of a rule.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -257,8 +258,12 @@ fn in_module(spec: &FilterSpec, error: &Error) -> Error {
 /// What the VM and the plugin context of a filter are made from.
 fn prepare(runtime: &Runtime, config: &ConfigFile, spec: &FilterSpec) -> Result<(VmSpec, PluginSpec), Error> {
     let path = spec.module.display();
-    let bytes =
-        std::fs::read(&spec.module).map_err(|error| Error::Module(format!("module {path} cannot be read: {error}")))?;
+    let bytes = match &spec.inline {
+        Some(bytes) => Cow::Borrowed(&**bytes),
+        None => std::fs::read(&spec.module)
+            .map(Cow::Owned)
+            .map_err(|error| Error::Module(format!("module {path} cannot be read: {error}")))?,
+    };
     let module = runtime
         .module(&bytes)
         .and_then(|module| runtime.restricted(module, spec.allowed_capabilities.as_ref()))

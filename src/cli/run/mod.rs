@@ -176,7 +176,7 @@ pub(crate) fn execute(args: &Args) -> Outcome {
 
 fn run(args: &Args) -> Result<Report, String> {
     let mut script = script(args)?;
-    let config = ConfigFile::load_all(&args.files).map_err(|error| error.to_string())?;
+    let config = ConfigFile::load_all(&args.files, args.config_dir.as_deref()).map_err(|error| error.to_string())?;
     if config.filters.is_empty() {
         return Err("none of the files has 'filters': there is nothing to run".to_owned());
     }

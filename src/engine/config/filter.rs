@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::HostPattern;
 use super::limits::RawLimits;
+use super::spelling::{BINARY, decode};
 use crate::body::Side;
 use crate::capabilities::Capabilities;
 use crate::limits::Limits;
@@ -109,6 +110,8 @@ pub struct FilterSpec {
     pub name: String,
     /// The module's path, resolved.
     pub module: PathBuf,
+    /// The code itself, where a file of Envoy's has it inside; `module` is a name for messages then.
+    pub inline: Option<Arc<[u8]>>,
     /// `plugin_root_id`: which root context of the module this is.
     pub root_id: String,
     /// What `proxy_on_configure` reads.
@@ -153,6 +156,8 @@ pub(super) struct RawFilter {
     #[serde(default)]
     environment: BTreeMap<String, String>,
     #[serde(default)]
+    host_environment: Vec<String>,
+    #[serde(default)]
     failure_policy: FailurePolicy,
     #[serde(default)]
     body: Body,
@@ -183,15 +188,18 @@ impl RawFilter {
                 return Err(format!("environment variable '{variable}': a name has no '=', and neither part a NUL"));
             }
         }
+        let mut environment = from_host(&self.host_environment)?;
+        environment.extend(self.environment);
         let limits = self.limits.resolve()?;
         Ok(FilterSpec {
             configuration: bytes(&self.configuration).map_err(|error| format!("configuration: {error}"))?,
             vm_configuration: bytes(&self.vm_configuration).map_err(|error| format!("vm_configuration: {error}"))?,
             name: self.name,
             module: home.join(self.module),
+            inline: None,
             root_id: self.root_id,
             vm_id: self.vm_id,
-            environment: self.environment.into_iter().collect(),
+            environment: environment.into_iter().collect(),
             failure_policy: self.failure_policy,
             body: self.body,
             at: self.at,
@@ -204,11 +212,35 @@ impl RawFilter {
     }
 }
 
-/// A configuration as the guest reads it: a string as it is, nothing as nothing, anything else as JSON.
+/// The variables of the proxy's own environment that a filter may see, as far as they are set there.
+fn from_host(names: &[String]) -> Result<BTreeMap<String, String>, String> {
+    let mut found = BTreeMap::new();
+    for name in names {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(format!("host_environment: '{name}' is no name of a variable: it is not empty, and has no '='"));
+        }
+        match std::env::var(name) {
+            Ok(value) => {
+                found.insert(name.clone(), value);
+            }
+            Err(std::env::VarError::NotPresent) => {}
+            Err(std::env::VarError::NotUnicode(_)) => {
+                return Err(format!("host_environment: the value of '{name}' is not UTF-8"));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// A configuration as the guest reads it: a string as it is, nothing as nothing, `!binary` as the bytes that its base64
+/// stands for, anything else as JSON.
 fn bytes(value: &serde_yaml::Value) -> Result<Arc<[u8]>, String> {
     match value {
         serde_yaml::Value::Null => Ok(Arc::from([])),
         serde_yaml::Value::String(text) => Ok(Arc::from(text.as_bytes())),
+        serde_yaml::Value::Tagged(tagged) if tagged.tag == BINARY => {
+            decode(tagged.value.as_str().ok_or("!binary: expected a string of base64")?)
+        }
         value => serde_json::to_vec(value)
             .map(Arc::from)
             .map_err(|error| format!("has no JSON form ({error}); write it as a string")),

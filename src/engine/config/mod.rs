@@ -9,6 +9,7 @@ mod filter;
 mod limits;
 mod metrics;
 mod namespaces;
+mod spelling;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,6 +24,7 @@ pub use error::ConfigError;
 pub use filter::{At, Body, FailurePolicy, FilterSpec, RequestBody};
 pub use metrics::Metrics;
 pub use namespaces::Namespace;
+pub use spelling::{Migration, Spelling};
 
 /// A configuration file larger than this is surely another file.
 const MAX_FILE: u64 = 16 << 20;
@@ -40,6 +42,8 @@ pub struct ConfigFile {
     pub namespaces: Vec<Namespace>,
     /// Where metrics are served; nowhere without.
     pub metrics: Vec<Metrics>,
+    /// What is accepted, and may not mean what its writer thinks.
+    pub warnings: Vec<ConfigError>,
 }
 
 impl ConfigFile {
@@ -61,18 +65,22 @@ impl ConfigFile {
         self.services.extend(other.services);
         self.namespaces.extend(other.namespaces);
         self.metrics.extend(other.metrics);
+        self.warnings.extend(other.warnings);
         Ok(())
     }
 
-    /// Reads the files of a rule, in order.
+    /// Reads the files of a rule, in order. `config_dir` is as in [`load`].
     ///
     /// # Errors
     /// The first mistake, with its place.
-    pub fn load_all<P: AsRef<Path>>(files: impl IntoIterator<Item = P>) -> Result<Self, ConfigError> {
+    pub fn load_all<P: AsRef<Path>>(
+        files: impl IntoIterator<Item = P>,
+        config_dir: Option<&Path>,
+    ) -> Result<Self, ConfigError> {
         let mut all = ConfigFile::default();
         for file in files {
             let file = file.as_ref();
-            all.extend(load(file)?).map_err(|message| ConfigError { file: file.to_owned(), at: None, message })?;
+            all.extend(load(file, config_dir)?).map_err(|message| ConfigError { file: file.to_owned(), at: None, message })?;
         }
         Ok(all)
     }
@@ -93,18 +101,22 @@ struct RawFile {
 
 /// Reads one filter file.
 ///
-/// Module paths are relative to the file that names them.
+/// Module paths are relative to the file that names them; but those of files of the C++ plugin to `config_dir`, the
+/// proxy's configuration directory, or to the file too where none is known.
 ///
 /// # Errors
 /// The first mistake, with its place.
-pub fn load(file: &Path) -> Result<ConfigFile, ConfigError> {
+pub fn load(file: &Path, config_dir: Option<&Path>) -> Result<ConfigFile, ConfigError> {
     let fail = |message: String| ConfigError { file: file.to_owned(), at: None, message };
     let metadata = std::fs::metadata(file).map_err(|error| fail(format!("cannot be read: {error}")))?;
     if metadata.len() > MAX_FILE {
         return Err(fail(format!("has {} bytes; a filter file has no more than {MAX_FILE}", metadata.len())));
     }
     let text = std::fs::read_to_string(file).map_err(|error| fail(format!("cannot be read: {error}")))?;
-    parse(file, &text)
+    match spelling::load(file, &text, config_dir)? {
+        Some(config) => Ok(config),
+        None => ours(file, &text),
+    }
 }
 
 /// [`load`], from text that is there already. `file` is for messages and for relative paths.
@@ -112,6 +124,14 @@ pub fn load(file: &Path) -> Result<ConfigFile, ConfigError> {
 /// # Errors
 /// As there.
 pub fn parse(file: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
+    match spelling::load(file, text, None)? {
+        Some(config) => Ok(config),
+        None => ours(file, text),
+    }
+}
+
+/// A file in our own spelling.
+fn ours(file: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
     let fail = |message: String| ConfigError { file: file.to_owned(), at: None, message };
     let raw: RawFile = serde_yaml::from_str(text).map_err(|error| yaml_error(file, &error))?;
     let shared =
@@ -147,6 +167,7 @@ pub fn parse(file: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
         clusters: clusters::resolve(raw.clusters, home).map_err(fail)?,
         namespaces: raw.namespaces.into_iter().enumerate().map(namespace).collect::<Result<_, _>>()?,
         metrics: raw.metrics.map(|metrics| metrics.resolve()).transpose().map_err(fail)?.into_iter().collect(),
+        warnings: Vec::new(),
     })
 }
 
