@@ -1,7 +1,7 @@
 //! Chains, loaded as the plugin loads them.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -26,6 +26,8 @@ pub(super) struct Loaded {
 /// Loads each list of files once, however many rules name it.
 pub(super) struct Loader {
     pub(super) runtime: Runtime,
+    /// Where relative paths of files of the C++ plugin begin.
+    pub(super) config_dir: Option<PathBuf>,
     pub(super) known: HashMap<Vec<PathBuf>, Rc<Loaded>>,
 }
 
@@ -34,17 +36,17 @@ impl Loader {
         if let Some(known) = self.known.get(files) {
             return Rc::clone(known);
         }
-        let loaded = Rc::new(load(&self.runtime, files));
+        let loaded = Rc::new(load(&self.runtime, files, self.config_dir.as_deref()));
         self.known.insert(files.to_vec(), Rc::clone(&loaded));
         loaded
     }
 }
 
 /// Loads a chain as the plugin does, but goes on after a mistake to find the others.
-fn load(runtime: &Runtime, files: &[PathBuf]) -> Loaded {
+fn load(runtime: &Runtime, files: &[PathBuf], config_dir: Option<&Path>) -> Loaded {
     let (mut config, mut errors, mut log) = (ConfigFile::default(), Vec::new(), Vec::new());
     for file in files {
-        let found = config::load(file).map_err(|error| error.to_string());
+        let found = config::load(file, config_dir).map_err(|error| error.to_string());
         if let Err(message) = found.and_then(|found| config.extend(found)) {
             errors.push(Mistake { message, log: Vec::new() });
         }
@@ -88,7 +90,10 @@ fn load(runtime: &Runtime, files: &[PathBuf]) -> Loaded {
 fn modules(runtime: &Runtime, config: &ConfigFile, errors: &mut Vec<Mistake>) -> Vec<Inspection> {
     let mut modules = Vec::new();
     for spec in &config.services {
-        let bytes = std::fs::read(&spec.module).map_err(|error| format!("cannot be read: {error}"));
+        let bytes = match &spec.inline {
+            Some(bytes) => Ok(bytes.to_vec()),
+            None => std::fs::read(&spec.module).map_err(|error| format!("cannot be read: {error}")),
+        };
         match bytes.and_then(|bytes| inspect::inspect(runtime, &bytes).map_err(|error| error.to_string())) {
             Ok(module) => modules.push(module),
             Err(why) => {

@@ -52,8 +52,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     remap_config: Option<PathBuf>,
 
-    /// Where relative paths of remap.config begin [default: the directory of the remap.config]
-    #[arg(long, value_name = "DIR", requires = "remap_config", conflicts_with = "files")]
+    /// Where relative paths begin that stand in remap.config and in files of the C++ plugin [default: the directory of
+    /// the remap.config, or of the file]
+    #[arg(long, value_name = "DIR")]
     config_dir: Option<PathBuf>,
 
     /// Say only what is wrong, and a summary
@@ -75,7 +76,7 @@ pub(crate) fn execute(args: &Args) -> Outcome {
         Ok(runtime) => runtime,
         Err(error) => return Outcome::failure(&error.to_string()),
     };
-    let mut loader = Loader { runtime, known: HashMap::new() };
+    let mut loader = Loader { runtime, config_dir: args.config_dir.clone(), known: HashMap::new() };
     let mut checked = Checked::default();
     if let Some(remap_config) = &args.remap_config {
         let own = remap_config.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -85,6 +86,7 @@ pub(crate) fn execute(args: &Args) -> Outcome {
             Ok(dir) => dir,
             Err(error) => return Outcome::failure(&format!("{}: {error}", config_dir.display())),
         };
+        loader.config_dir = Some(config_dir.clone());
         let rules = remap::read(remap_config, &config_dir);
         checked.rules(&mut loader, &rules, &config_dir);
         checked.report.errors = rules.mistakes;
@@ -157,6 +159,7 @@ impl Checked {
         let mut hooks = Vec::new();
         let mut bodies = ChainBodies::default();
         let mut besides = None;
+        warnings.extend(loaded.config.warnings.iter().map(ToString::to_string));
         if let Some(chain) = &loaded.chain {
             self.alive.push(Arc::clone(chain));
             hooks = hooks::of_chain(chain);
@@ -216,7 +219,10 @@ impl Checked {
             module: ModuleReport {
                 path: spec.module.display().to_string(),
                 sha256: module.digest().to_string(),
-                bytes: std::fs::metadata(&spec.module).map_or(0, |data| data.len()),
+                bytes: match &spec.inline {
+                    Some(bytes) => bytes.len() as u64,
+                    None => std::fs::metadata(&spec.module).map_or(0, |data| data.len()),
+                },
                 abi: module.abi().as_str(),
             },
             root_id: spec.root_id.clone(),

@@ -51,6 +51,10 @@ pub(crate) struct Args {
     #[arg(required = true, value_name = "FILE.yaml")]
     files: Vec<PathBuf>,
 
+    /// Where relative paths begin that stand in files of the C++ plugin [default: the directory of the file]
+    #[arg(long, value_name = "DIR")]
+    config_dir: Option<PathBuf>,
+
     /// The request: a method, which may be left out where it is GET, and a URL
     #[arg(short, long, value_name = "'METHOD URL'", value_parser = request_line)]
     request: RequestLine,

@@ -9,6 +9,7 @@ mod filter;
 mod limits;
 mod metrics;
 mod namespaces;
+mod place;
 mod spelling;
 
 use std::collections::BTreeMap;
@@ -80,7 +81,7 @@ impl ConfigFile {
         let mut all = ConfigFile::default();
         for file in files {
             let file = file.as_ref();
-            all.extend(load(file, config_dir)?).map_err(|message| ConfigError { file: file.to_owned(), at: None, message })?;
+            all.extend(load(file, config_dir)?).map_err(|message| ConfigError::of_file(file, message))?;
         }
         Ok(all)
     }
@@ -107,7 +108,7 @@ struct RawFile {
 /// # Errors
 /// The first mistake, with its place.
 pub fn load(file: &Path, config_dir: Option<&Path>) -> Result<ConfigFile, ConfigError> {
-    let fail = |message: String| ConfigError { file: file.to_owned(), at: None, message };
+    let fail = |message: String| ConfigError::of_file(file, message);
     let metadata = std::fs::metadata(file).map_err(|error| fail(format!("cannot be read: {error}")))?;
     if metadata.len() > MAX_FILE {
         return Err(fail(format!("has {} bytes; a filter file has no more than {MAX_FILE}", metadata.len())));
@@ -132,7 +133,7 @@ pub fn parse(file: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
 
 /// A file in our own spelling.
 fn ours(file: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
-    let fail = |message: String| ConfigError { file: file.to_owned(), at: None, message };
+    let fail = |message: String| ConfigError::of_file(file, message);
     let raw: RawFile = serde_yaml::from_str(text).map_err(|error| yaml_error(file, &error))?;
     let shared =
         !raw.services.is_empty() || !raw.clusters.is_empty() || !raw.namespaces.is_empty() || raw.metrics.is_some();
@@ -178,7 +179,7 @@ fn yaml_error(file: &Path, error: &serde_yaml::Error) -> ConfigError {
     if let Some(cut) = message.rfind(" at line ").filter(|_| at.is_some()) {
         message.truncate(cut);
     }
-    ConfigError { file: file.to_owned(), at, message }
+    ConfigError { at, ..ConfigError::of_file(file, message) }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde_yaml::Value;
 use serde_yaml::value::{Tag, TaggedValue};
 
-use super::fields::{Cursor, Problem};
+use super::fields::{Cursor, Problem, unknown_key};
 use super::node::Node;
 
 /// The tag under which our own spelling has bytes that are no text.
@@ -61,16 +61,13 @@ pub(super) fn configuration(cursor: &Cursor<'_>) -> Result<Value, Problem> {
     let entries = cursor.entries()?;
     let Some(name) = type_of(cursor)? else {
         return Err(cursor.problem(
-            "missing field `@type`: a configuration says what it is, type.googleapis.com/google.protobuf.StringValue \
+            "'@type' is missing: a configuration says what it is, type.googleapis.com/google.protobuf.StringValue \
              (with a text in `value`) or type.googleapis.com/google.protobuf.Struct (with a mapping in `value`)",
         ));
     };
     let value = entries.iter().find(|(key, _)| *key == "value").map(|(_, cursor)| cursor);
     let alone = || match entries.iter().find(|(key, _)| !matches!(*key, "@type" | "value")) {
-        Some((key, cursor)) => Err(Problem {
-            place: cursor.place.clone().on_key(),
-            message: format!("unknown field `{key}`, expected one of `@type`, `value`"),
-        }),
+        Some((key, cursor)) => Err(unknown_key(cursor.place.clone(), key, &["@type", "value"])),
         None => Ok(value),
     };
     match name {
@@ -90,13 +87,10 @@ pub(super) fn configuration(cursor: &Cursor<'_>) -> Result<Value, Problem> {
                 Ok(Value::Mapping(beside.map(|(key, cursor)| ((*key).into(), cursor.value())).collect()))
             }
         },
-        other => Err(Problem {
-            place: cursor.place.key("@type"),
-            message: format!(
+        other => Err(Problem::new(cursor.place.key("@type"), format!(
                 "a configuration of type '{other}' is a message in Protobuf's encoding, which no text file can say: \
                  expected google.protobuf.StringValue, google.protobuf.Struct or google.protobuf.BytesValue"
-            ),
-        }),
+            ))),
     }
 }
 
@@ -124,7 +118,7 @@ mod tests {
         let error = any(&format!("{STRING}\nvalue: [1]\n")).unwrap_err();
         assert!(error.starts_with("value: invalid type: a sequence, expected a string"), "{error}");
         let error = any(&format!("{STRING}\nvalu: x\n")).unwrap_err();
-        assert!(error.contains("unknown field `valu`"), "{error}");
+        assert!(error.contains("unknown key 'valu'"), "{error}");
     }
 
     #[test]
@@ -151,7 +145,7 @@ mod tests {
     fn other_types_are_named() {
         let error = any("'@type': type.googleapis.com/my.Config\na: 1").unwrap_err();
         assert!(error.starts_with("@type: a configuration of type 'my.Config'"), "{error}");
-        assert!(any("{a: 1}").unwrap_err().contains("missing field `@type`"));
+        assert!(any("{a: 1}").unwrap_err().contains("'@type' is missing"));
         assert!(any("[1]").unwrap_err().contains("expected a mapping"));
     }
 }

@@ -21,7 +21,7 @@ const RUNTIMES: [&str; 3] = ["ats.wasm.runtime.wamr", "ats.wasm.runtime.wasmtime
 pub(super) fn read(root: &Cursor<'_>, documents: usize, work: &mut Work<'_>) -> Result<Draft, Problem> {
     let entries = root.entries()?;
     let [(_, config), others @ ..] = entries.as_slice() else {
-        return Err(root.problem("missing field `config`"));
+        return Err(root.problem("'config' is missing"));
     };
     for (key, other) in others {
         let message = format!("'{key}' stands behind 'config', where the plugin wasm.so reads nothing: it is ignored");
@@ -58,7 +58,7 @@ pub(super) fn read(root: &Cursor<'_>, documents: usize, work: &mut Work<'_>) -> 
         }
     }
     let Some((filename, place)) = vm.filename else {
-        return Err(config.problem("missing field `vm_config.code.local.filename`: the Wasm file, in the configuration directory"));
+        return Err(config.problem("'vm_config.code.local.filename' is missing: the Wasm file, in the configuration directory"));
     };
     let path = work.config_dir.join(filename);
     let path = path.to_str().ok_or_else(|| config.problem("the configuration directory's path is not UTF-8"))?;

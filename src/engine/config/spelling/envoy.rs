@@ -82,7 +82,7 @@ pub(super) fn entry<'a>(cursor: &Cursor<'a>) -> Result<Entry<'a>, Problem> {
     }
     fields.end()?;
     if typed_config.is_none() && config.is_none() {
-        return Err(cursor.problem("missing field `typed_config`"));
+        return Err(cursor.problem("'typed_config' is missing"));
     }
     Ok(Entry::Wasm(name.filter(|name| *name != WASM), message))
 }
@@ -153,10 +153,7 @@ fn policy(fields: &Fields<'_>, draft: &mut Draft) -> Result<(), Problem> {
     let fail_open = fields.get("fail_open")?;
     let policy = fields.get("failure_policy")?;
     if let (Some(_), Some(policy)) = (&fail_open, &policy) {
-        return Err(Problem {
-            place: policy.place.clone().on_key(),
-            message: "`fail_open` is the old spelling of `failure_policy`, and there too: drop one of them".to_owned(),
-        });
+        return Err(Problem::new(policy.place.clone().on_key(), "`fail_open` is the old spelling of `failure_policy`, and there too: drop one of them".to_owned()));
     }
     if let Some(fail_open) = fail_open
         && fail_open.flag()?
@@ -285,11 +282,8 @@ fn source(code: &Cursor<'_>, draft: &mut Draft, work: &mut Work<'_>) -> Result<(
     match (local, remote) {
         (Some(local), None) => self::local(&local, draft, work),
         (None, Some(remote)) => self::remote(&remote, draft, work),
-        (Some(_), Some(remote)) => Err(Problem {
-            place: remote.place.on_key(),
-            message: "code is either `local` or `remote`, and here both: drop one of them".to_owned(),
-        }),
-        (None, None) => Err(code.problem("missing field `local`")),
+        (Some(_), Some(remote)) => Err(Problem::new(remote.place.on_key(), "code is either `local` or `remote`, and here both: drop one of them".to_owned())),
+        (None, None) => Err(code.problem("'local' is missing")),
     }
 }
 
@@ -307,7 +301,7 @@ fn local(local: &Cursor<'_>, draft: &mut Draft, work: &mut Work<'_>) -> Result<(
     }
     fields.end()?;
     match found.as_slice() {
-        [] => Err(local.problem("missing field `filename`")),
+        [] => Err(local.problem("'filename' is missing")),
         [("filename", cursor)] => {
             draft.code(Code::File(cursor.text()?.to_owned()), &cursor.place);
             Ok(())
@@ -324,10 +318,7 @@ fn local(local: &Cursor<'_>, draft: &mut Draft, work: &mut Work<'_>) -> Result<(
         [(name, cursor)] => Err(cursor.problem(format!(
             "code from `{name}` is not read: expected `filename`, `inline_bytes` or `inline_string`"
         ))),
-        [(one, _), (other, cursor), ..] => Err(Problem {
-            place: cursor.place.clone().on_key(),
-            message: format!("code comes from one place, and here from `{one}` and `{other}`: drop one of them"),
-        }),
+        [(one, _), (other, cursor), ..] => Err(Problem::new(cursor.place.clone().on_key(), format!("code comes from one place, and here from `{one}` and `{other}`: drop one of them"))),
     }
 }
 

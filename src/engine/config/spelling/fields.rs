@@ -8,9 +8,19 @@ use super::node::{Node, Place};
 
 /// What is wrong, or worth a word, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Problem {
+pub(super) struct Problem {
     pub(super) place: Place,
     pub(super) message: String,
+    /// The key that was probably meant.
+    pub(super) suggestion: Option<String>,
+    /// What else helps.
+    pub(super) hint: Option<String>,
+}
+
+impl Problem {
+    pub(super) fn new(place: Place, message: impl Into<String>) -> Self {
+        Problem { place, message: message.into(), suggestion: None, hint: None }
+    }
 }
 
 /// A node and its place.
@@ -23,7 +33,7 @@ pub(super) struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     /// Something about this node.
     pub(super) fn problem(&self, message: impl Into<String>) -> Problem {
-        Problem { place: self.place.clone(), message: message.into() }
+        Problem::new(self.place.clone(), message)
     }
 
     fn mistyped(&self, expected: &str) -> Problem {
@@ -132,17 +142,15 @@ impl<'a> Fields<'a> {
         let mut found = self.entries.iter().filter(|(key, _)| same(key, name));
         let first = found.next();
         if let (Some((one, _)), Some((other, second))) = (first, found.next()) {
-            return Err(Problem {
-                place: second.place.clone().on_key(),
-                message: format!("`{other}` is another spelling of `{one}`, which is there too: drop one of them"),
-            });
+            let message = format!("'{other}' is another spelling of '{one}', which is there too: drop one of them");
+            return Err(Problem::new(second.place.clone().on_key(), message));
         }
         Ok(first.map(|(_, cursor)| cursor.clone()).filter(|cursor| *cursor.node != Node::Null))
     }
 
     /// The value of a key that must be there.
     pub(super) fn need(&self, name: &'static str) -> Result<Cursor<'a>, Problem> {
-        self.get(name)?.ok_or_else(|| Problem { place: self.place.clone(), message: format!("missing field `{name}`") })
+        self.get(name)?.ok_or_else(|| Problem::new(self.place.clone(), format!("'{name}' is missing")))
     }
 
     /// Whether the key is there, be it `null`.
@@ -164,24 +172,18 @@ impl<'a> Fields<'a> {
         let unknown = |key: &str| !known.iter().any(|name| same(key, name));
         match self.entries.iter().find(|(key, _)| unknown(key)) {
             None => Ok(()),
-            Some((key, cursor)) => {
-                Err(Problem { place: cursor.place.clone().on_key(), message: unknown_key(key, &known) })
-            }
+            Some((key, cursor)) => Err(unknown_key(cursor.place.clone(), key, &known)),
         }
     }
 }
 
-/// What to say of a key that is not known, whose mapping may have these.
-pub(super) fn unknown_key(key: &str, known: &[&'static str]) -> String {
-    let list: Vec<_> = known.iter().map(|name| format!("`{name}`")).collect();
-    let expected = match list.as_slice() {
-        [] => "there are no fields".to_owned(),
-        [one] => format!("expected {one}"),
-        list => format!("expected one of {}", list.join(", ")),
-    };
-    match nearest(key, known) {
-        Some(near) => format!("unknown field `{key}`, did you mean `{near}`? {expected}"),
-        None => format!("unknown field `{key}`, {expected}"),
+/// A key that is not known, in a mapping that may have these.
+pub(super) fn unknown_key(place: Place, key: &str, known: &[&str]) -> Problem {
+    let hint = if known.is_empty() { "there are no keys here".to_owned() } else { format!("keys here: {}", known.join(", ")) };
+    Problem {
+        suggestion: nearest(key, known).map(str::to_owned),
+        hint: Some(hint),
+        ..Problem::new(place.on_key(), format!("unknown key '{key}'"))
     }
 }
 
@@ -237,7 +239,7 @@ mod tests {
         });
         with("{vm_config: 1, vmConfig: 1}", |root| {
             let problem = root.fields().unwrap().get("vm_config").unwrap_err();
-            assert!(problem.message.contains("`vmConfig` is another spelling of `vm_config`"), "{problem:?}");
+            assert!(problem.message.contains("'vmConfig' is another spelling of 'vm_config'"), "{problem:?}");
         });
     }
 
@@ -248,14 +250,14 @@ mod tests {
             fields.get("root_id").unwrap();
             fields.get("name").unwrap();
             let problem = fields.end().unwrap_err();
-            assert_eq!(
-                problem.message,
-                "unknown field `rotId`, did you mean `root_id`? expected one of `root_id`, `name`"
-            );
+            assert_eq!(problem.message, "unknown key 'rotId'");
+            assert_eq!(problem.suggestion.as_deref(), Some("root_id"));
+            assert_eq!(problem.hint.as_deref(), Some("keys here: root_id, name"));
             assert_eq!(problem.place, Place::document(0).key("rotId").on_key());
         });
-        assert_eq!(unknown_key("zzz", &["a"]), "unknown field `zzz`, expected `a`");
-        assert_eq!(unknown_key("zzz", &[]), "unknown field `zzz`, there are no fields");
+        let far = |known: &[&str]| unknown_key(Place::default(), "zzz", known);
+        assert_eq!(far(&["a"]).suggestion, None);
+        assert_eq!(far(&[]).hint.as_deref(), Some("there are no keys here"));
     }
 
     #[test]

@@ -202,7 +202,7 @@ fn environment(vm: &Cursor<'_>, draft: &mut Draft) -> Result<(), Problem> {
             Some(other) => {
                 let place = from.map_or_else(|| variable.place.clone(), |from| from.place);
                 let message = format!("unknown variant `{other}`, expected one of `INLINE`, `HOST`");
-                return Err(Problem { place, message });
+                return Err(Problem::new(place, message));
             }
         }
     }

@@ -40,20 +40,17 @@ pub(super) fn read(root: &Cursor<'_>, work: &mut Work<'_>) -> Result<(Vec<Draft>
     // Listeners for HTTP and HTTPS often have the same filters.
     chains.dedup_by(|one, other| same(&one.filters, &other.filters));
     match chains.as_slice() {
-        [] if services.is_empty() => Err(root.problem("there is no Wasm filter in it")),
+        [] if services.is_empty() => return Err(root.problem("there is no Wasm filter in it")),
         [] | [_] => {}
         [_, second, ..] => {
             let labels: Vec<_> = chains.iter().map(|chain| format!("'{}'", chain.label)).collect();
-            return Err(Problem {
-                place: second.place.clone(),
-                message: format!(
+            return Err(Problem::new(second.place.clone(), format!(
                     "Wasm filters of several listeners, and not the same ones: {}. A rule has one chain: `wasm-remap \
                      migrate --listener NAME` writes one of them",
                     labels.join(", ")
-                ),
-            });
+                )));
         }
-    }?;
+    }
     let filters = chains.pop().map_or_else(Vec::new, |chain| chain.filters);
     Ok((filters, services))
 }
@@ -204,13 +201,10 @@ impl Found {
         }
         for (name, place) in others {
             if !work.migrating {
-                return Err(Problem {
-                    place,
-                    message: format!(
+                return Err(Problem::new(place, format!(
                         "'{name}' is no Wasm filter: left out, it would let pass what it is there to stop. Take it out of \
                          the file, or let `wasm-remap migrate` write one without it"
-                    ),
-                });
+                    )));
             }
             work.warn(place, format!("'{name}' is no Wasm filter: it is left out, and something of Traffic Server must do its work"));
         }

@@ -34,7 +34,7 @@ impl Migration {
         listener: Option<&str>,
         home: &Path,
     ) -> Result<Self, ConfigError> {
-        let whole = |message: String| ConfigError { file: file.to_owned(), at: None, message };
+        let whole = |message: String| ConfigError::of_file(file, message);
         let documents = node::documents(text).map_err(|error| super::super::yaml_error(file, &error))?;
         let mut work = Work::new(file, config_dir);
         work.migrating = true;
@@ -71,6 +71,22 @@ impl Migration {
         self.spellings.extend(other.spellings);
     }
 
+    /// A text as comment lines of at most a hundred columns or so.
+    pub fn comment(out: &mut String, lead: &str, text: &str) {
+        let mut line = String::new();
+        for word in text.split_ascii_whitespace() {
+            if !line.is_empty() && line.len() + 1 + word.len() > 100 {
+                let _ = writeln!(out, "{lead}{line}");
+                line.clear();
+            }
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+        let _ = writeln!(out, "{lead}{line}");
+    }
+
     /// How many filters and services there are.
     #[must_use]
     pub fn counts(&self) -> (usize, usize) {
@@ -95,7 +111,7 @@ impl Migration {
             }
             for draft in drafts {
                 for remark in &draft.remarks {
-                    comment(&mut out, "  # ", remark);
+                    Self::comment(&mut out, "  # ", remark);
                 }
                 let mut bullet = "  - ";
                 for (key, value) in draft.mapping() {
@@ -136,22 +152,6 @@ impl Migration {
     }
 }
 
-/// A text as comment lines of at most a hundred columns or so.
-pub(super) fn comment(out: &mut String, lead: &str, text: &str) {
-    let mut line = String::new();
-    for word in text.split_ascii_whitespace() {
-        if !line.is_empty() && line.len() + 1 + word.len() > 100 {
-            let _ = writeln!(out, "{lead}{line}");
-            line.clear();
-        }
-        if !line.is_empty() {
-            line.push(' ');
-        }
-        line.push_str(word);
-    }
-    let _ = writeln!(out, "{lead}{line}");
-}
-
 impl Draft {
     /// Names the module as a file in `to` names what a file in `from` names so.
     fn rehome(&mut self, from: &Path, to: &Path) -> Result<(), String> {
@@ -173,8 +173,9 @@ impl Draft {
         };
         let mut pinned = self.mapping().get("module").and_then(Value::as_mapping).cloned();
         if let Some(mapping) = &mut pinned {
-            let path = mapping.get("path").and_then(Value::as_str).map(moved).transpose()?;
-            mapping.insert("path".into(), path.into());
+            if let Some(path) = mapping.get("path").and_then(Value::as_str).map(moved).transpose()? {
+                mapping.insert("path".into(), path.into());
+            }
             self.set("module", mapping.clone(), &place);
         } else if let Some(path) = self.text("module").map(moved).transpose()? {
             self.set("module", path, &place);

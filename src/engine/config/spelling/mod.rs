@@ -23,6 +23,7 @@ use ours::{Code, Draft};
 
 use super::error::ConfigError;
 use super::filter::{FilterSpec, RawFilter};
+use super::place::{Part, Source};
 use super::{ConfigFile, RequestBody};
 
 pub use migrate::Migration;
@@ -90,7 +91,7 @@ impl<'a> Work<'a> {
 
     /// Something that works, and not as its writer may think.
     fn warn(&mut self, place: Place, message: impl Into<String>) {
-        self.warnings.push(Problem { place, message: message.into() });
+        self.warnings.push(Problem::new(place, message));
     }
 
     /// Code that somebody has to fetch. Nothing is fetched here: what a server runs would depend on who answers when it
@@ -123,13 +124,10 @@ impl<'a> Work<'a> {
         let digest = sha256.map_or_else(String::new, |(text, _)| {
             format!(" Its SHA-256 is to be {text}: say so where the file is named.")
         });
-        Err(Problem {
-            place: place.clone(),
-            message: format!(
+        Err(Problem::new(place.clone(), format!(
                 "code is not fetched from '{uri}': what a server runs would depend on who answers when it starts. Fetch \
                  the file ({how}) and name it instead.{digest} `wasm-remap migrate` writes such a filter file"
-            ),
-        })
+            )))
     }
 }
 
@@ -181,7 +179,7 @@ fn translate(documents: &[Node], work: &mut Work<'_>) -> Result<Option<Translate
         Spelling::Envoy => {
             if documents.len() > first + 1 {
                 let place = Place::document(first + 1);
-                return Err(Problem { place, message: "a file of Envoy's has one document".to_owned() });
+                return Err(Problem::new(place, "a file of Envoy's has one document"));
             }
             listeners::read(&root, work)?
         }
@@ -204,7 +202,7 @@ pub(super) fn load(file: &Path, text: &str, config_dir: Option<&Path>) -> Result
     let config = ConfigFile {
         filters: specs(&translated.filters).map_err(fail)?,
         services: specs(&translated.services).map_err(fail)?,
-        warnings: work.warnings.iter().map(fail).collect(),
+        warnings: work.warnings.iter().map(|warning| placed(file, text, warning)).collect(),
         ..ConfigFile::default()
     };
     debug_assert!(config.services.iter().all(|service| service.request_body == RequestBody::default()));
@@ -213,10 +211,12 @@ pub(super) fn load(file: &Path, text: &str, config_dir: Option<&Path>) -> Result
 
 /// A problem with the place that the operator knows.
 fn placed(file: &Path, text: &str, problem: &Problem) -> ConfigError {
+    let source = Source::new(file, text);
     let path = problem.place.to_string();
-    let message =
-        if path.is_empty() { problem.message.clone() } else { format!("{path}: {}", problem.message) };
-    ConfigError { file: file.to_owned(), at: problem.place.locate(text), message }
+    let message = if path.is_empty() { problem.message.clone() } else { format!("{path}: {}", problem.message) };
+    let part = if problem.place.is_key() { Part::Key } else { Part::Value };
+    let error = source.at(problem.place.locate(source.text), part, message);
+    ConfigError { suggestion: problem.suggestion.clone(), hint: problem.hint.clone(), ..error }
 }
 
 /// A filter as our own types take it.
@@ -234,7 +234,7 @@ fn validate(draft: &Draft, file: &Path) -> Result<FilterSpec, Problem> {
         Err(message) => {
             let culprit = draft.culprit(|mapping| take(mapping).is_ok());
             let place = culprit.map_or(&draft.place, |key| draft.origin(key)).clone();
-            Err(Problem { place, message })
+            Err(Problem::new(place, message))
         }
     }
 }

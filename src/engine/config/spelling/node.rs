@@ -129,7 +129,7 @@ enum Step {
 
 /// A node of a file, by the way that leads to it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Place {
+pub(super) struct Place {
     document: usize,
     steps: Vec<Step>,
     /// The last key is meant, not what stands behind it.
@@ -162,6 +162,11 @@ impl Place {
     pub(super) fn on_key(mut self) -> Self {
         self.on_key = true;
         self
+    }
+
+    /// Whether a key is meant, and not what stands behind it.
+    pub(super) fn is_key(&self) -> bool {
+        self.on_key
     }
 
     /// Line and column, counted from one.

@@ -54,7 +54,7 @@ struct Entry {
 
 /// One filter.
 #[derive(Debug, Clone)]
-pub(crate) struct Draft {
+pub(super) struct Draft {
     /// Where it stands.
     pub(super) place: Place,
     entries: Vec<Entry>,
@@ -114,7 +114,7 @@ impl Draft {
     pub(super) fn pin(&mut self, sha256: &str, place: &Place) -> Result<(), Problem> {
         if sha256.len() != 64 || !sha256.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             let message = format!("'{sha256}' is no SHA-256: 64 hexadecimal digits are expected");
-            return Err(Problem { place: place.clone(), message });
+            return Err(Problem::new(place.clone(), message));
         }
         if let Some(path) = self.text("module").map(str::to_owned) {
             let described = [("path", path), ("sha256", sha256.to_ascii_lowercase())];
