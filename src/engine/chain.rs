@@ -1,6 +1,5 @@
 //! The ordered filters of a rule.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,6 +116,7 @@ impl Chain {
     /// # Errors
     /// The first filter that cannot be loaded, named with its file, its name and what is wrong.
     pub fn load(runtime: &Runtime, label: &str, config: &ConfigFile) -> Result<Arc<Self>, Error> {
+        let _ahead = runtime.0.library.load_ahead(config);
         let mut filters = Vec::with_capacity(config.filters.len());
         for spec in &config.filters {
             let plugin = load_filter(runtime, config, spec)
@@ -252,22 +252,15 @@ fn load_service(runtime: &Runtime, config: &ConfigFile, spec: &FilterSpec) -> Re
 }
 
 fn in_module(spec: &FilterSpec, error: &Error) -> Error {
-    Error::Start(format!("module {}: {error}", spec.module.display()))
+    Error::Start(format!("module {}: {error}", spec.code.source))
 }
 
 /// What the VM and the plugin context of a filter are made from.
 fn prepare(runtime: &Runtime, config: &ConfigFile, spec: &FilterSpec) -> Result<(VmSpec, PluginSpec), Error> {
-    let path = spec.module.display();
-    let bytes = match &spec.inline {
-        Some(bytes) => Cow::Borrowed(&**bytes),
-        None => std::fs::read(&spec.module)
-            .map(Cow::Owned)
-            .map_err(|error| Error::Module(format!("module {path} cannot be read: {error}")))?,
-    };
-    let module = runtime
-        .module(&bytes)
-        .and_then(|module| runtime.restricted(module, spec.allowed_capabilities.as_ref()))
-        .map_err(|error| Error::Module(format!("module {path}: {error}")))?;
+    let mut module = runtime.0.library.load(&spec.code, spec.limits.stack_bytes, config.code_cache.as_ref())?;
+    if let Some(capabilities) = &spec.allowed_capabilities {
+        module = module.restrict(capabilities).map_err(|error| in_module(spec, &error))?;
+    }
     let settings = VmSettings {
         vm_id: spec.vm_id.clone(),
         vm_configuration: Arc::clone(&spec.vm_configuration),

@@ -9,6 +9,7 @@ use wasmtime::{ExternType, FuncType, ValType};
 
 use crate::abi::{AbiVersion, Callback};
 use crate::chain::Filter;
+use crate::engines::Variant;
 use crate::error::Error;
 use crate::hostcalls::{HOSTCALLS, Hostcall, ParamType, VOID_IN_0_1_0};
 use crate::module::{Digest, Module};
@@ -156,9 +157,10 @@ pub struct Inspection {
 /// # Errors
 /// [`Error::Module`] if the bytes are no valid WebAssembly.
 pub fn inspect(runtime: &Runtime, bytes: &[u8]) -> Result<Inspection, Error> {
+    let usual = runtime.0.library.engines.get(Variant::default())?;
     let (module, mut obstacle) = match runtime.module(bytes) {
         Ok(module) => (module.pre.module().clone(), None),
-        Err(error) => match wasmtime::Module::new(&runtime.0.engine, bytes) {
+        Err(error) => match wasmtime::Module::new(&usual.engine, bytes) {
             Ok(module) => (module, Some(error.to_string())),
             Err(_) => return Err(error),
         },

@@ -18,8 +18,10 @@ mod body;
 mod capabilities;
 mod cell;
 mod chain;
+mod code;
 pub mod config;
 mod counters;
+mod engines;
 mod error;
 mod host;
 mod hostcalls;
@@ -48,6 +50,7 @@ pub use cell::StreamCell;
 pub use chain::{Chain, Filter, Needs};
 pub use config::{At, Body, FailurePolicy, RequestBody};
 pub use counters::Counters;
+pub use engines::Compiler;
 pub use error::{Error, Trap, TrapKind};
 pub use host::{LocalResponse, PseudoHeader, StreamHost, Waker};
 pub use hostcalls::{

@@ -4,11 +4,16 @@ use std::time::Duration;
 
 use crate::abi::pairs::PairsLimits;
 
+/// The guest's stack where nothing is said: a quarter of what ATS's event threads have.
+pub(crate) const DEFAULT_STACK: usize = 256 << 10;
+
 /// Ceilings of a VM and its callbacks. Part of the VM key: filters with other limits have other VMs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// The most bytes of linear memory. First touch costs about a millisecond a MiB, and cannot be interrupted.
     pub memory_bytes: usize,
+    /// The guest's stack, taken from that of the thread that enters it.
+    pub stack_bytes: usize,
     /// The most elements of a table.
     pub table_elements: usize,
     /// The processor time that one callback of a stream or a tick may take, to within two epochs of 10 ms.
@@ -27,6 +32,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             memory_bytes: 64 << 20,
+            stack_bytes: DEFAULT_STACK,
             table_elements: 100_000,
             callback: Duration::from_millis(100),
             configure: Duration::from_secs(10),

@@ -1,6 +1,7 @@
 //! Compiled code, known by the SHA-256 of its bytes.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
@@ -8,6 +9,7 @@ use wasmtime::{Engine, ExternType, InstancePre, Linker};
 
 use crate::abi::AbiVersion;
 use crate::capabilities::Capabilities;
+use crate::engines::{Compiler, EngineVariant};
 use crate::error::Error;
 use crate::state::VmState;
 
@@ -32,6 +34,23 @@ impl fmt::Display for Digest {
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("'{text}' is no SHA-256: 64 hexadecimal digits are expected");
+        let mut digest = [0; 32];
+        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(wrong());
+        }
+        for (byte, digits) in digest.iter_mut().zip(text.as_bytes().chunks(2)) {
+            let digits = std::str::from_utf8(digits).map_err(|_| wrong())?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| wrong())?;
+        }
+        Ok(Digest(digest))
     }
 }
 
@@ -114,6 +133,8 @@ pub struct Module {
     capabilities: Option<Capabilities>,
     /// Of a restricted module, the whole one: alive, so that the next filter finds it compiled.
     _whole: Option<Arc<Module>>,
+    /// The engine that it was compiled for, and the only one that it runs on.
+    home: Arc<EngineVariant>,
 }
 
 impl fmt::Debug for Module {
@@ -123,29 +144,30 @@ impl fmt::Debug for Module {
 }
 
 impl Module {
-    /// Compiles `bytes` and resolves its imports. Takes from milliseconds to half a minute, by size.
+    /// Refuses what is not even the beginning of a module.
     ///
     /// # Errors
-    /// [`Error::Module`] if this is no Wasm, no Proxy-Wasm module, or imports what nobody offers.
-    pub(crate) fn compile(
-        engine: &Engine,
-        linkers: &Linkers,
-        digest: Digest,
-        bytes: &[u8],
-    ) -> Result<Arc<Self>, Error> {
-        if !bytes.starts_with(b"\0asm") {
-            let hint = if bytes.trim_ascii_start().starts_with(b"(module") {
-                "; this is WebAssembly text: translate it with wat2wasm first"
-            } else {
-                ""
-            };
-            return Err(Error::Module(format!(
-                "not a WebAssembly module: {} bytes that do not begin with \\0asm{hint}",
-                bytes.len()
-            )));
+    /// [`Error::Module`], with a hint where it looks like something that is well known.
+    pub(crate) fn must_be_wasm(bytes: &[u8]) -> Result<(), Error> {
+        if bytes.starts_with(b"\0asm") {
+            return Ok(());
         }
-        let module = wasmtime::Module::new(engine, bytes)
-            .map_err(|error| Error::Module(format!("does not compile: {}", one_line(&error))))?;
+        let hint = if bytes.trim_ascii_start().starts_with(b"(module") {
+            "; this is WebAssembly text: translate it with wat2wasm first"
+        } else {
+            ""
+        };
+        Err(Error::Module(format!(
+            "not a WebAssembly module: {} bytes that do not begin with \\0asm{hint}",
+            bytes.len()
+        )))
+    }
+
+    /// Makes a module of compiled code: looks whether it is one of Proxy-Wasm, and resolves its imports.
+    ///
+    /// # Errors
+    /// [`Error::Module`] if it is none, or imports what nobody offers.
+    pub(crate) fn new(home: Arc<EngineVariant>, digest: Digest, module: wasmtime::Module) -> Result<Arc<Self>, Error> {
         let has = |name: &str| has(&module, name);
         let abi = AbiVersion::ALL.iter().rev().copied().find(|version| has(version.marker())).ok_or_else(|| {
             Error::Module(
@@ -161,21 +183,17 @@ impl Module {
             return Err(Error::Module("exports no memory".to_owned()));
         }
         let exported = Exported::of(&module, |_| true);
-        let pre = linkers.of(&module).instantiate_pre(&module).map_err(|error| Error::Module(one_line(&error)))?;
-        Ok(Arc::new(Module { digest, abi, exported, pre, capabilities: None, _whole: None }))
+        let pre = home.linkers.of(&module).instantiate_pre(&module).map_err(|error| Error::Module(one_line(&error)))?;
+        Ok(Arc::new(Module { digest, abi, exported, pre, capabilities: None, _whole: None, home }))
     }
 
     /// The module with no more than these capabilities. Compiles nothing.
     ///
     /// # Errors
-    /// [`Error::Module`], as [`Module::compile`].
-    pub(crate) fn restrict(
-        self: Arc<Self>,
-        linkers: &Linkers,
-        capabilities: &Capabilities,
-    ) -> Result<Arc<Self>, Error> {
+    /// [`Error::Module`], as [`Module::new`].
+    pub(crate) fn restrict(self: Arc<Self>, capabilities: &Capabilities) -> Result<Arc<Self>, Error> {
         let module = self.pre.module();
-        let mut linker = linkers.of(module).clone();
+        let mut linker = self.home.linkers.of(module).clone();
         let restricted = capabilities.restrict(&mut linker, module).and_then(|()| linker.instantiate_pre(module));
         Ok(Arc::new(Module {
             digest: self.digest,
@@ -183,8 +201,20 @@ impl Module {
             exported: Exported::of(module, |name| capabilities.allows(name)),
             pre: restricted.map_err(|error| Error::Module(one_line(&error)))?,
             capabilities: Some(capabilities.clone()),
+            home: Arc::clone(&self.home),
             _whole: Some(self),
         }))
+    }
+
+    /// The engine that its VMs belong to.
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.home.engine
+    }
+
+    /// Who compiled it.
+    #[must_use]
+    pub fn compiler(&self) -> Compiler {
+        self.home.variant.compiler
     }
 
     /// Whether the import or export of this name is allowed.

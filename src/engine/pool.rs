@@ -126,7 +126,7 @@ impl Pool {
             registry: Arc::clone(&inner.registry),
             gauge: Arc::clone(&self.gauge),
         };
-        Vm::build(&inner.engine, &inner.shared, &self.spec, home, Meter::new(observer))
+        Vm::build(&inner.shared, &self.spec, home, Meter::new(observer))
     }
 
     /// How many VMs there are, and how large.

@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 use callout::Callouts;
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use parking_lot::{Mutex, RwLock};
-use wasmtime::{Config, Engine, OptLevel, Strategy};
 
-use crate::capabilities::Capabilities;
+use crate::code::Library;
 use crate::counters::Counters;
 use crate::error::Error;
 use crate::limits::EPOCH;
-use crate::module::{Digest, Linkers, Module};
+use crate::module::Module;
 use crate::observe::{Clock, FilterStats, Registry};
 use crate::pool::Pool;
 use crate::service::Services;
@@ -35,6 +34,8 @@ pub struct Options {
     pub on_callout_thread: Option<fn()>,
     /// Filters' calls are accepted and never sent, and services are tried out and not run: for a look at a configuration.
     pub offline: bool,
+    /// `code_cache` of filter files is heeded. Not by commands, whose user is not the one to whom the directory should belong.
+    pub code_cache: bool,
     /// The shared state that another copy of this library has published in this process, to be joined.
     pub shared: Option<Published>,
 }
@@ -43,7 +44,7 @@ impl Options {
     /// So many slots, room for 8,000 VMs, and a shared state of its own.
     #[must_use]
     pub const fn with_slots(slots: usize) -> Self {
-        Options { slots, max_vms: 8_000, on_callout_thread: None, offline: false, shared: None }
+        Options { slots, max_vms: 8_000, on_callout_thread: None, offline: false, code_cache: true, shared: None }
     }
 }
 
@@ -55,8 +56,8 @@ type Caller = Arc<dyn Fn(usize, Errand) + Send + Sync>;
 pub struct Runtime(pub(crate) Arc<RuntimeInner>);
 
 pub(crate) struct RuntimeInner {
-    pub(crate) engine: Engine,
-    linkers: Linkers,
+    /// Code, and the engines that run it.
+    pub(crate) library: Library,
     pub(crate) shared: Arc<Shared>,
     /// Statistics by rule and filter.
     pub(crate) registry: Arc<Registry>,
@@ -69,7 +70,6 @@ pub(crate) struct RuntimeInner {
     max_vms: usize,
     /// Slots of all pools that live: what VMs there may be.
     slots_taken: AtomicUsize,
-    modules: Mutex<HashMap<Digest, Weak<Module>>>,
     pools: Mutex<HashMap<VmKey, Weak<Pool>>>,
     /// What pools that are gone had counted.
     retired: Mutex<Counters>,
@@ -91,39 +91,21 @@ impl std::fmt::Debug for Runtime {
     }
 }
 
-/// The engine's settings; each is argued for in docs/architecture.md.
-fn engine() -> Result<Engine, Error> {
-    let mut config = Config::new();
-    config
-        .strategy(Strategy::Cranelift)
-        .cranelift_opt_level(OptLevel::Speed)
-        .epoch_interruption(true)
-        .consume_fuel(false)
-        .signals_based_traps(true)
-        .memory_init_cow(true)
-        .max_wasm_stack(256 << 10)
-        .wasm_memory64(false)
-        .wasm_multi_memory(false)
-        .parallel_compilation(true);
-    Engine::new(&config).map_err(|error| Error::Module(format!("wasmtime does not start: {error:#}")))
-}
-
 impl Runtime {
     /// Starts the engine, its clock thread and its rebuilder thread. Once a process.
     ///
     /// # Errors
     /// [`Error::Module`] if wasmtime or a thread cannot start.
     pub fn new(options: Options) -> Result<Self, Error> {
-        let engine = engine()?;
-        let linkers = Linkers::new(&engine).map_err(|error| Error::Module(format!("linker: {error:#}")))?;
+        let library = Library::new(options.code_cache && !options.offline)?;
         let stop = Arc::new(AtomicBool::new(false));
         let clock = Arc::new(Clock::default());
         spawn("wasm-epoch", {
-            let (engine, stop, clock) = (engine.clone(), Arc::clone(&stop), Arc::clone(&clock));
+            let (engines, stop, clock) = (Arc::clone(&library.engines), Arc::clone(&stop), Arc::clone(&clock));
             move || {
                 while !stop.load(Ordering::Relaxed) {
                     std::thread::sleep(EPOCH);
-                    engine.increment_epoch();
+                    engines.tick();
                     clock.tick();
                 }
             }
@@ -151,8 +133,7 @@ impl Runtime {
             ..callout::Options::default()
         });
         Ok(Runtime(Arc::new(RuntimeInner {
-            engine,
-            linkers,
+            library,
             shared,
             registry: Arc::new(Registry::new(slots)),
             clock,
@@ -161,7 +142,6 @@ impl Runtime {
             calls: Arc::default(),
             max_vms: options.max_vms.max(1),
             slots_taken: AtomicUsize::new(0),
-            modules: Mutex::default(),
             pools: Mutex::default(),
             retired: Mutex::default(),
             stations: (0..slots).map(station).collect(),
@@ -183,37 +163,9 @@ impl Runtime {
     /// Compiles `bytes`, unless a module with their digest is alive already.
     ///
     /// # Errors
-    /// [`Error::Module`], as `Module::compile`.
+    /// [`Error::Module`] if this is no Wasm, no Proxy-Wasm module, or imports what nobody offers.
     pub fn module(&self, bytes: &[u8]) -> Result<Arc<Module>, Error> {
-        let digest = Digest::of(bytes);
-        if let Some(module) = self.0.modules.lock().get(&digest).and_then(Weak::upgrade) {
-            return Ok(module);
-        }
-        // Compiled outside the lock: other modules may load meanwhile. Two loads of one module at the same
-        // moment both compile it; the first one in stays.
-        let module = Module::compile(&self.0.engine, &self.0.linkers, digest, bytes)?;
-        let mut modules = self.0.modules.lock();
-        modules.retain(|_, known| known.strong_count() > 0);
-        if let Some(first) = modules.get(&digest).and_then(Weak::upgrade) {
-            return Ok(first);
-        }
-        modules.insert(digest, Arc::downgrade(&module));
-        Ok(module)
-    }
-
-    /// The module, with no more than these capabilities.
-    ///
-    /// # Errors
-    /// As [`Runtime::module`].
-    pub(crate) fn restricted(
-        &self,
-        module: Arc<Module>,
-        capabilities: Option<&Capabilities>,
-    ) -> Result<Arc<Module>, Error> {
-        match capabilities {
-            None => Ok(module),
-            Some(capabilities) => module.restrict(&self.0.linkers, capabilities),
-        }
+        self.0.library.of_bytes(bytes)
     }
 
     /// The pool of a VM key, made if nobody has it yet. Its VMs are built with the first plugin.

@@ -36,6 +36,7 @@ impl VmSpec {
         };
         part(settings.vm_id.as_bytes());
         part(&module.digest().0);
+        part(module.compiler().as_str().as_bytes());
         part(&settings.vm_configuration);
         for (name, value) in &settings.environment {
             part(name.as_bytes());

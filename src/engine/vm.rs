@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use wasmtime::{Engine, Instance, Store, StoreLimitsBuilder, UpdateDeadline};
+use wasmtime::{Instance, Store, StoreLimitsBuilder, UpdateDeadline};
 
 use crate::abi::{Action, BodyAction, Callback, MapType};
 use crate::body::Side;
@@ -76,7 +76,6 @@ impl Vm {
     /// # Errors
     /// [`Error::Module`] if it cannot be instantiated, [`Error::Trap`] if its start function traps.
     pub(crate) fn build(
-        engine: &Engine,
         shared: &Arc<Shared>,
         spec: &VmSpec,
         home: Option<Home>,
@@ -90,7 +89,7 @@ impl Vm {
             .build();
         let limits = MeasuredLimits::new(limits, Arc::clone(meter.gauge()));
         let state = VmState::new(Arc::clone(&spec.settings), spec.module.abi(), Arc::clone(shared), limits);
-        let mut store = Store::new(engine, state);
+        let mut store = Store::new(spec.module.engine(), state);
         store.data_mut().home = home;
         store.limiter(|state| &mut state.limits);
         store.epoch_deadline_callback(|mut guest| {

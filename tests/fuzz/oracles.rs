@@ -24,11 +24,12 @@ pub(crate) fn config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     match config::parse(Path::new("/etc/filters/fuzz.yaml"), text) {
         Ok(file) => {
-            let shared = !file.clusters.is_empty() || !file.namespaces.is_empty();
+            let shared = !file.clusters.is_empty() || !file.namespaces.is_empty() || file.code_cache.is_some();
             assert!(!file.filters.is_empty() || !file.services.is_empty() || shared);
             assert!(file.clusters.values().all(|cluster| !cluster.endpoints.is_empty()));
             for filter in file.filters.into_iter().chain(file.services) {
-                assert!(!filter.name.is_empty() && filter.module.starts_with("/"));
+                assert!(!filter.name.is_empty());
+                assert!(filter.code.source.path().is_none_or(|path| path.starts_with("/")));
                 assert!(filter.limits.memory_bytes > 0 && !filter.limits.callback.is_zero());
             }
         }

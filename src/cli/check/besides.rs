@@ -197,9 +197,10 @@ fn of_service(spec: &FilterSpec, module: &Inspection) -> (ServiceReport, Option<
         name: spec.name.clone(),
         file: spec.source.clone(),
         module: ModuleReport {
-            path: spec.module.display().to_string(),
+            path: spec.code.source.to_string(),
             sha256: module.digest.to_string(),
             bytes: module.size as u64,
+            compiler: spec.code.compiler.as_str(),
             abi: module.versions.last().map_or("-", |version| version.as_str()),
         },
         root_id: spec.root_id.clone(),

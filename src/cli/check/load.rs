@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use engine::config::{self, ConfigFile};
+use engine::config::{self, ConfigFile, Source};
 use engine::inspect::{self, Inspection};
 use engine::{Chain, Runtime};
 
@@ -90,15 +90,15 @@ fn load(runtime: &Runtime, files: &[PathBuf], config_dir: Option<&Path>) -> Load
 fn modules(runtime: &Runtime, config: &ConfigFile, errors: &mut Vec<Mistake>) -> Vec<Inspection> {
     let mut modules = Vec::new();
     for spec in &config.services {
-        let bytes = match &spec.inline {
-            Some(bytes) => Ok(bytes.to_vec()),
-            None => std::fs::read(&spec.module).map_err(|error| format!("cannot be read: {error}")),
+        let bytes = match &spec.code.source {
+            Source::File(path) => std::fs::read(path).map_err(|error| format!("cannot be read: {error}")),
+            Source::Inline(bytes) => Ok(bytes.to_vec()),
         };
         match bytes.and_then(|bytes| inspect::inspect(runtime, &bytes).map_err(|error| error.to_string())) {
             Ok(module) => modules.push(module),
             Err(why) => {
                 let message =
-                    format!("{}: service '{}': module {}: {why}", spec.source, spec.name, spec.module.display());
+                    format!("{}: service '{}': module {}: {why}", spec.source, spec.name, spec.code.source);
                 errors.push(Mistake { message, log: Vec::new() });
             }
         }

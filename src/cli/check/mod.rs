@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use engine::config::FilterSpec;
+use engine::config::{FilterSpec, Source};
 use engine::inspect::{Identity, Offer};
 use engine::{Chain, FailurePolicy, Filter, Options, Runtime, Support};
 
@@ -217,12 +217,13 @@ impl Checked {
             name: spec.name.clone(),
             file: spec.source.clone(),
             module: ModuleReport {
-                path: spec.module.display().to_string(),
+                path: spec.code.source.to_string(),
                 sha256: module.digest().to_string(),
-                bytes: match &spec.inline {
-                    Some(bytes) => bytes.len() as u64,
-                    None => std::fs::metadata(&spec.module).map_or(0, |data| data.len()),
+                bytes: match &spec.code.source {
+                    Source::File(path) => std::fs::metadata(path).map_or(0, |data| data.len()),
+                    Source::Inline(bytes) => bytes.len() as u64,
                 },
+                compiler: spec.code.compiler.as_str(),
                 abi: module.abi().as_str(),
             },
             root_id: spec.root_id.clone(),

@@ -125,12 +125,18 @@ fn render_rule(out: &mut String, rule: &RuleReport, shared: &[SharedVm]) {
 
 fn module(out: &mut String, module: &ModuleReport) {
     line(out, 4, "module", &module.path);
-    line(out, 4, "", format!("ABI {}, {}, sha256 {}", module.abi, size(module.bytes), module.sha256));
+    line(
+        out,
+        4,
+        "",
+        format!("ABI {}, {}, sha256 {}, {}", module.abi, size(module.bytes), module.sha256, module.compiler),
+    );
 }
 
 fn limits(out: &mut String, limits: &LimitsReport) {
     let limits = [
         format!("memory {} MiB", limits.memory_mib),
+        format!("stack {} KiB", limits.stack_kib),
         format!("callback {} ms", limits.callback_ms),
         format!("configure {} ms", limits.configure_ms),
         format!("pause {} ms", limits.pause_ms),
@@ -152,6 +158,7 @@ fn service(out: &mut String, service: &ServiceReport) {
     // The others are about transactions.
     let limits = [
         format!("memory {} MiB", limits.memory_mib),
+        format!("stack {} KiB", limits.stack_kib),
         format!("callback {} ms", limits.callback_ms),
         format!("configure {} ms", limits.configure_ms),
         format!("header map {} KiB", limits.header_kib),

@@ -94,11 +94,13 @@ pub(super) struct ModuleReport {
     pub(super) sha256: String,
     pub(super) bytes: u64,
     pub(super) abi: &'static str,
+    pub(super) compiler: &'static str,
 }
 
 #[derive(Serialize)]
 pub(super) struct LimitsReport {
     pub(super) memory_mib: usize,
+    pub(super) stack_kib: usize,
     pub(super) callback_ms: u128,
     pub(super) configure_ms: u128,
     pub(super) pause_ms: u128,
@@ -111,6 +113,7 @@ impl LimitsReport {
     pub(super) fn of(limits: &Limits) -> Self {
         LimitsReport {
             memory_mib: limits.memory_bytes >> 20,
+            stack_kib: limits.stack_bytes >> 10,
             callback_ms: limits.callback.as_millis(),
             configure_ms: limits.configure.as_millis(),
             pause_ms: limits.pause.as_millis(),

@@ -184,7 +184,7 @@ fn run(args: &Args) -> Result<Report, String> {
     if config.filters.is_empty() {
         return Err("none of the files has 'filters': there is nothing to run".to_owned());
     }
-    let runtime = Runtime::new(Options::with_slots(1)).map_err(|error| error.to_string())?;
+    let runtime = Runtime::new(Options { code_cache: false, ..Options::with_slots(1) }).map_err(|error| error.to_string())?;
     let errands = Errands::of(&runtime);
     let chain = Chain::load(&runtime, LABEL, &config).map_err(|error| error.to_string())?;
     let load_log = capture::take().iter().map(ToString::to_string).collect();

@@ -1,11 +1,12 @@
 //! One filter of a file.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::code::{Code, RawModule};
 use super::HostPattern;
 use super::limits::RawLimits;
 use super::spelling::{BINARY, decode};
@@ -108,10 +109,8 @@ pub enum RequestBody {
 pub struct FilterSpec {
     /// The name in logs and metrics, and the property `plugin_name`.
     pub name: String,
-    /// The module's path, resolved.
-    pub module: PathBuf,
-    /// The code itself, where a file of Envoy's has it inside; `module` is a name for messages then.
-    pub inline: Option<Arc<[u8]>>,
+    /// Where its code is, which code it must be, and who compiles it.
+    pub code: Code,
     /// `plugin_root_id`: which root context of the module this is.
     pub root_id: String,
     /// What `proxy_on_configure` reads.
@@ -144,7 +143,7 @@ pub struct FilterSpec {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawFilter {
     name: String,
-    module: PathBuf,
+    module: RawModule,
     #[serde(default)]
     root_id: String,
     #[serde(default)]
@@ -195,8 +194,7 @@ impl RawFilter {
             configuration: bytes(&self.configuration).map_err(|error| format!("configuration: {error}"))?,
             vm_configuration: bytes(&self.vm_configuration).map_err(|error| format!("vm_configuration: {error}"))?,
             name: self.name,
-            module: home.join(self.module),
-            inline: None,
+            code: self.module.resolve(home),
             root_id: self.root_id,
             vm_id: self.vm_id,
             environment: environment.into_iter().collect(),

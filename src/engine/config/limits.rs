@@ -10,6 +10,7 @@ use crate::limits::Limits;
 #[serde(deny_unknown_fields)]
 pub(super) struct RawLimits {
     memory_mib: Option<u16>,
+    stack_kib: Option<u16>,
     callback_ms: Option<u32>,
     configure_ms: Option<u32>,
     pause_ms: Option<u32>,
@@ -27,6 +28,13 @@ impl RawLimits {
                 return Err(format!("limits.memory_mib: {mib} is not within 1 to 4096"));
             }
             limits.memory_bytes = usize::from(mib) << 20;
+        }
+        if let Some(kib) = self.stack_kib {
+            // More would not fit beside ATS's own frames on its threads, which have 1 MiB.
+            if !(32..=512).contains(&kib) {
+                return Err(format!("limits.stack_kib: {kib} is not within 32 to 512"));
+            }
+            limits.stack_bytes = usize::from(kib) << 10;
         }
         for (name, value, limit, unit) in [
             ("body_kib", self.body_kib, &mut limits.body_bytes, 1 << 10),

@@ -4,6 +4,7 @@
 //! and nowhere else, since it is no longer developed.
 
 mod clusters;
+mod code;
 pub mod error;
 mod filter;
 mod limits;
@@ -21,6 +22,7 @@ use filter::RawFilter;
 
 pub use callout::{ClusterSettings, Protocol};
 pub use clusters::HostPattern;
+pub use code::{Code, CodeCache, Source};
 pub use error::ConfigError;
 pub use filter::{At, Body, FailurePolicy, FilterSpec, RequestBody};
 pub use metrics::Metrics;
@@ -45,13 +47,15 @@ pub struct ConfigFile {
     pub metrics: Vec<Metrics>,
     /// What is accepted, and may not mean what its writer thinks.
     pub warnings: Vec<ConfigError>,
+    /// Where compiled code is kept; nowhere without.
+    pub code_cache: Option<CodeCache>,
 }
 
 impl ConfigFile {
     /// Adds what another file says, behind what is here.
     ///
     /// # Errors
-    /// A cluster that both define, and not alike.
+    /// A cluster, or a `code_cache`, that both have, and not alike.
     pub fn extend(&mut self, other: ConfigFile) -> Result<(), String> {
         for (name, settings) in other.clusters {
             if self.clusters.get(&name).is_some_and(|own| *own != settings) {
@@ -61,6 +65,19 @@ impl ConfigFile {
                 ));
             }
             self.clusters.insert(name, settings);
+        }
+        match (&self.code_cache, other.code_cache) {
+            (Some(own), Some(other)) if *own != other => {
+                return Err(format!(
+                    "code_cache is said in two files of the rule, and not alike: {} with {} MiB, and {} with {} MiB",
+                    own.directory.display(),
+                    own.max_bytes >> 20,
+                    other.directory.display(),
+                    other.max_bytes >> 20
+                ));
+            }
+            (None, Some(other)) => self.code_cache = Some(other),
+            _ => {}
         }
         self.filters.extend(other.filters);
         self.services.extend(other.services);
@@ -98,6 +115,7 @@ struct RawFile {
     #[serde(default)]
     namespaces: Vec<namespaces::RawNamespace>,
     metrics: Option<metrics::RawMetrics>,
+    code_cache: Option<code::RawCodeCache>,
 }
 
 /// Reads one filter file.
@@ -135,8 +153,11 @@ pub fn parse(file: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
 fn ours(file: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
     let fail = |message: String| ConfigError::of_file(file, message);
     let raw: RawFile = serde_yaml::from_str(text).map_err(|error| yaml_error(file, &error))?;
-    let shared =
-        !raw.services.is_empty() || !raw.clusters.is_empty() || !raw.namespaces.is_empty() || raw.metrics.is_some();
+    let shared = !raw.services.is_empty()
+        || !raw.clusters.is_empty()
+        || !raw.namespaces.is_empty()
+        || raw.metrics.is_some()
+        || raw.code_cache.is_some();
     let filters = match raw.filters {
         Some(filters) if filters.is_empty() => {
             return Err(fail(
@@ -146,7 +167,11 @@ fn ours(file: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
         Some(filters) => filters,
         // What other files of the rule use.
         None if shared => Vec::new(),
-        None => return Err(fail("has neither 'filters' nor 'services', 'clusters', 'namespaces' or 'metrics'".into())),
+        None => {
+            return Err(fail(
+                "has neither 'filters' nor 'services', 'clusters', 'namespaces', 'metrics' or 'code_cache'".into(),
+            ));
+        }
     };
     let home = file.parent().unwrap_or(Path::new("."));
     let list = |key: &str, raw: Vec<RawFilter>| {
@@ -169,6 +194,7 @@ fn ours(file: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
         namespaces: raw.namespaces.into_iter().enumerate().map(namespace).collect::<Result<_, _>>()?,
         metrics: raw.metrics.map(|metrics| metrics.resolve()).transpose().map_err(fail)?.into_iter().collect(),
         warnings: Vec::new(),
+        code_cache: raw.code_cache.map(|cache| cache.resolve(home)),
     })
 }
 
@@ -201,7 +227,7 @@ mod tests {
              allowed_capabilities: [proxy_log]\n  - name: b\n    module: /abs/b.wasm\n",
         )
         .unwrap();
-        assert_eq!(specs[0].module, Path::new("/etc/f/m/a.wasm"));
+        assert_eq!(specs[0].code, Code::file("/etc/f/m/a.wasm"));
         assert_eq!(&*specs[0].configuration, br#"{"b":[1,true]}"#);
         assert_eq!(&*specs[0].vm_configuration, b"text");
         assert_eq!(specs[0].failure_policy, FailurePolicy::Open);
@@ -209,7 +235,7 @@ mod tests {
         assert_eq!(specs[0].limits.pairs, PairsLimits { pairs: 7, bytes: 3 << 10 });
         assert_eq!(specs[0].allowed_capabilities, Some(Capabilities::new(["proxy_log"]).unwrap()));
         assert_eq!(specs[0].environment, [("K".to_owned(), "V".to_owned())]);
-        assert_eq!(specs[1].module, Path::new("/abs/b.wasm"));
+        assert_eq!(specs[1].code, Code::file("/abs/b.wasm"));
         assert_eq!(specs[1].failure_policy, FailurePolicy::Closed);
         assert!(specs[1].configuration.is_empty());
         assert_eq!(specs[1].limits.pairs, PairsLimits::default());

@@ -77,7 +77,7 @@ impl Puppet {
             Arc::clone(&runtime.0.shared),
             MeasuredLimits::new(StoreLimitsBuilder::new().build(), Arc::default()),
         );
-        let mut store = Store::new(&runtime.0.engine, state);
+        let mut store = Store::new(module.engine(), state);
         store.set_epoch_deadline(u64::MAX / 2);
         let instance = pre.instantiate(&mut store).unwrap();
         let memory = instance.get_memory(&mut store, "memory").unwrap();

@@ -105,13 +105,9 @@ pub(super) fn service(message: &Cursor<'_>, name: Option<&str>, work: &mut Work<
     fields.end()?;
     if !singleton {
         let message = "without `singleton: true` Envoy runs a service in each of its threads; here it runs once";
-        work.warn(message_place(&fields), message);
+        work.warn(fields.place.clone(), message);
     }
     plugin(&config, name, work)
-}
-
-fn message_place(fields: &Fields<'_>) -> super::node::Place {
-    fields.place.clone()
 }
 
 /// A `PluginConfig`.
@@ -129,7 +125,7 @@ pub(super) fn plugin(config: &Cursor<'_>, outer: Option<&str>, work: &mut Work<'
     if let Some(found) = fields.get("configuration")? {
         draft.set("configuration", any::configuration(&found)?, &found.place);
     }
-    policy(&fields, &mut draft)?;
+    policy(&fields, &mut draft, work)?;
     if let Some(restriction) = fields.get("capability_restriction_config")? {
         capabilities(&restriction, &mut draft)?;
     }
@@ -149,7 +145,7 @@ pub(super) fn plugin(config: &Cursor<'_>, outer: Option<&str>, work: &mut Work<'
 }
 
 /// `failure_policy`, `fail_open` and `reload_config`.
-fn policy(fields: &Fields<'_>, draft: &mut Draft) -> Result<(), Problem> {
+fn policy(fields: &Fields<'_>, draft: &mut Draft, work: &mut Work<'_>) -> Result<(), Problem> {
     let fail_open = fields.get("fail_open")?;
     let policy = fields.get("failure_policy")?;
     if let (Some(_), Some(policy)) = (&fail_open, &policy) {
@@ -180,7 +176,10 @@ fn policy(fields: &Fields<'_>, draft: &mut Draft) -> Result<(), Problem> {
             let base = times.need("base_interval")?.milliseconds()?;
             let max = times.get("max_interval")?.map(|max| max.milliseconds()).transpose()?;
             times.end()?;
-            draft.backoff(Some(base), max, &backoff.place);
+            if !draft.backoff(base, max, &backoff.place) {
+                let message = "a VM that is lost is built anew with a backoff that is not to be configured: `backoff` is ignored";
+                work.warn(backoff.place.clone().on_key(), message);
+            }
         }
         reload.end()?;
     }

@@ -16,14 +16,16 @@ mod ours;
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use fields::{Cursor, Problem, same};
 use node::{Node, Place};
 use ours::{Code, Draft};
 
+use super::code::Source;
 use super::error::ConfigError;
 use super::filter::{FilterSpec, RawFilter};
-use super::place::{Part, Source};
+use super::place::{self, Part};
 use super::{ConfigFile, RequestBody};
 
 pub use migrate::Migration;
@@ -211,7 +213,7 @@ pub(super) fn load(file: &Path, text: &str, config_dir: Option<&Path>) -> Result
 
 /// A problem with the place that the operator knows.
 fn placed(file: &Path, text: &str, problem: &Problem) -> ConfigError {
-    let source = Source::new(file, text);
+    let source = place::Source::new(file, text);
     let path = problem.place.to_string();
     let message = if path.is_empty() { problem.message.clone() } else { format!("{path}: {}", problem.message) };
     let part = if problem.place.is_key() { Part::Key } else { Part::Value };
@@ -228,7 +230,9 @@ fn validate(draft: &Draft, file: &Path) -> Result<FilterSpec, Problem> {
     };
     match take(draft.mapping()) {
         Ok(mut spec) => {
-            spec.inline.clone_from(&draft.inline);
+            if let Some(bytes) = &draft.inline {
+                spec.code.source = Source::Inline(Arc::clone(bytes));
+            }
             Ok(spec)
         }
         Err(message) => {

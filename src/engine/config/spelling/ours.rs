@@ -28,6 +28,11 @@ pub(super) enum Code {
     Inline(Arc<[u8]>),
 }
 
+/// Whether our own spelling has `failure_policy: reload` and `breaker`.
+///
+/// Without them `FAIL_RELOAD` is `closed`: a VM that is lost is built anew, with a backoff of its own, in any case.
+pub(super) const RELOAD: bool = false;
+
 /// The keys of a filter in the order in which they are written.
 const ORDER: &[&str] = &[
     "name",
@@ -129,19 +134,22 @@ impl Draft {
             // The default.
             Policy::Closed => self.set("failure_policy", Value::Null, place),
             Policy::Open => self.set("failure_policy", "open", place),
-            Policy::Reload => self.set("failure_policy", "reload", place),
+            Policy::Reload if RELOAD => self.set("failure_policy", "reload", place),
+            Policy::Reload => self.set("failure_policy", Value::Null, place),
         }
     }
 
-    /// How long a filter that failed is left alone, at first and at most.
-    pub(super) fn backoff(&mut self, base: Option<u64>, max: Option<u64>, place: &Place) {
+    /// How long a filter that failed is left alone, at first and at most, in milliseconds. Says whether that can be said.
+    pub(super) fn backoff(&mut self, base: u64, max: Option<u64>, place: &Place) -> bool {
         let mut breaker = Mapping::new();
-        for (key, value) in [("base_ms", base), ("max_ms", max)] {
-            if let Some(milliseconds) = value {
-                breaker.insert(key.into(), milliseconds.into());
-            }
+        breaker.insert("pause_ms".into(), base.into());
+        if let Some(max) = max {
+            breaker.insert("max_pause_ms".into(), max.into());
         }
-        self.set("breaker", breaker, place);
+        if RELOAD {
+            self.set("breaker", breaker, place);
+        }
+        RELOAD
     }
 
     /// Our mapping.
