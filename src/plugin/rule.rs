@@ -32,7 +32,8 @@ impl Rule {
             return Err(fail("no filter file: add @pparam=FILE.yaml".to_owned()));
         }
         let files = args.params.iter().map(|param| resolve(param)).collect::<Result<Vec<_>, _>>().map_err(&fail)?;
-        let config = ConfigFile::load_all(&files, Some(Path::new(&ats::mgmt::config_dir()))).map_err(|error| fail(error.to_string()))?;
+        let config = ConfigFile::load_all(&files, Some(Path::new(&ats::mgmt::config_dir())))
+            .map_err(|error| fail(error.to_string()))?;
         if config.filters.is_empty() && config.services.is_empty() {
             return Err(fail(format!(
                 "no filter: none of its files has 'filters' or 'services' ({})",

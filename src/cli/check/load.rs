@@ -97,8 +97,7 @@ fn modules(runtime: &Runtime, config: &ConfigFile, errors: &mut Vec<Mistake>) ->
         match bytes.and_then(|bytes| inspect::inspect(runtime, &bytes).map_err(|error| error.to_string())) {
             Ok(module) => modules.push(module),
             Err(why) => {
-                let message =
-                    format!("{}: service '{}': module {}: {why}", spec.source, spec.name, spec.code.source);
+                let message = format!("{}: service '{}': module {}: {why}", spec.source, spec.name, spec.code.source);
                 errors.push(Mistake { message, log: Vec::new() });
             }
         }

@@ -52,8 +52,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     remap_config: Option<PathBuf>,
 
-    /// Where relative paths begin that stand in remap.config and in files of the C++ plugin [default: the directory of
-    /// the remap.config, or of the file]
+    /// Where relative paths of remap.config and of the C++ plugin begin [default: the directory of the file]
     #[arg(long, value_name = "DIR")]
     config_dir: Option<PathBuf>,
 

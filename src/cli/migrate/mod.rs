@@ -30,6 +30,10 @@ Examples:
 What has no meaning here is left out, and said on standard error and in comments. The result loads: `wasm-remap check`
 says how. Exit status: 0 written, 1 a file cannot be turned, 2 the command line is wrong.";
 
+/// What stands in each filter that was the C++ plugin's.
+const AT_ORIGIN: &str = "`at: origin` is what wasm.so does: response callbacks run once, when the origin answers, and the \
+                         cache keeps what they made of it. Without the line they run for each response, cache hits too.";
+
 /// How the filter file is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Form {
@@ -42,13 +46,11 @@ enum Form {
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// A plugin.config, YAML files of the C++ plugin, an Envoy filter, listener or bootstrap, or WasmPlugins of Istio;
-    /// several make one chain
+    /// Files of the C++ plugin, or its plugin.config; of Envoy; or of Istio. Several make one chain
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 
-    /// Where the filter file goes; modules that stand in the configuration itself are written beside it [default:
-    /// standard output]
+    /// Where the filter file goes, and modules that stand in the configuration [default: standard output]
     #[arg(short, long, value_name = "FILE.yaml")]
     output: Option<PathBuf>,
 
@@ -56,7 +58,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
 
-    /// Where relative paths of plugin.config and of the C++ plugin's files begin [default: the directory of the file]
+    /// Where relative paths of the C++ plugin begin [default: the directory of the file]
     #[arg(long, value_name = "DIR")]
     config_dir: Option<PathBuf>,
 
@@ -107,9 +109,13 @@ fn migrate(args: &Args) -> Result<Migrated, String> {
             }
             let lines: Vec<_> = found.lines.iter().map(|(line, _)| line.to_string()).collect();
             let word = if lines.len() == 1 { "line" } else { "lines" };
-            migrated.notes.push(format!("{shown}: take out {word} {}: two hosts would run each filter", lines.join(", ")));
+            migrated
+                .notes
+                .push(format!("{shown}: take out {word} {}: two hosts would run each filter", lines.join(", ")));
             if found.others > 0 {
-                migrated.notes.push(format!("{shown}: {} stay as they are", count(found.others, "line") + " of other plugins"));
+                migrated
+                    .notes
+                    .push(format!("{shown}: {} stay as they are", count(found.others, "line") + " of other plugins"));
             }
         } else {
             migrated.add(args, file, args.config_dir.as_deref(), home_of_result)?;
@@ -167,13 +173,17 @@ fn write(args: &Args, migrated: Migrated) -> Result<Outcome, String> {
     let text = match args.format {
         Form::Json => {
             let file = migrated.migration.json()?;
-            let report = json!({"ok": true, "from": files, "rule": rule, "advice": advice, "file": file, "notes": notes});
+            let report =
+                json!({"ok": true, "from": files, "rule": rule, "advice": advice, "file": file, "notes": notes});
             serde_json::to_string_pretty(&report).map_err(|error| error.to_string())? + "\n"
         }
         Form::Yaml => {
             let mut text = format!("# Made by `wasm-remap migrate` of {}.\n", files.join(", "));
             let _ = writeln!(text, "# The rule:\n#   {rule}");
             Migration::comment(&mut text, "# ", &(advice + "."));
+            if migrated.global {
+                Migration::comment(&mut text, "# ", AT_ORIGIN);
+            }
             for note in &notes {
                 Migration::comment(&mut text, "# Note: ", note);
             }

@@ -51,7 +51,7 @@ pub(crate) struct Args {
     #[arg(required = true, value_name = "FILE.yaml")]
     files: Vec<PathBuf>,
 
-    /// Where relative paths begin that stand in files of the C++ plugin [default: the directory of the file]
+    /// Where relative paths of the C++ plugin's files begin [default: the directory of the file]
     #[arg(long, value_name = "DIR")]
     config_dir: Option<PathBuf>,
 
@@ -184,7 +184,8 @@ fn run(args: &Args) -> Result<Report, String> {
     if config.filters.is_empty() {
         return Err("none of the files has 'filters': there is nothing to run".to_owned());
     }
-    let runtime = Runtime::new(Options { code_cache: false, ..Options::with_slots(1) }).map_err(|error| error.to_string())?;
+    let runtime =
+        Runtime::new(Options { code_cache: false, ..Options::with_slots(1) }).map_err(|error| error.to_string())?;
     let errands = Errands::of(&runtime);
     let chain = Chain::load(&runtime, LABEL, &config).map_err(|error| error.to_string())?;
     let load_log = capture::take().iter().map(ToString::to_string).collect();

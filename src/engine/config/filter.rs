@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::code::{Code, RawModule};
 use super::HostPattern;
+use super::code::{Code, RawModule};
 use super::limits::RawLimits;
 use super::spelling::{BINARY, decode};
 use crate::body::Side;
@@ -215,7 +215,9 @@ fn from_host(names: &[String]) -> Result<BTreeMap<String, String>, String> {
     let mut found = BTreeMap::new();
     for name in names {
         if name.is_empty() || name.contains(['=', '\0']) {
-            return Err(format!("host_environment: '{name}' is no name of a variable: it is not empty, and has no '='"));
+            return Err(format!(
+                "host_environment: '{name}' is no name of a variable: it is not empty, and has no '='"
+            ));
         }
         match std::env::var(name) {
             Ok(value) => {

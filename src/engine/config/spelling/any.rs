@@ -87,10 +87,13 @@ pub(super) fn configuration(cursor: &Cursor<'_>) -> Result<Value, Problem> {
                 Ok(Value::Mapping(beside.map(|(key, cursor)| ((*key).into(), cursor.value())).collect()))
             }
         },
-        other => Err(Problem::new(cursor.place.key("@type"), format!(
+        other => Err(Problem::new(
+            cursor.place.key("@type"),
+            format!(
                 "a configuration of type '{other}' is a message in Protobuf's encoding, which no text file can say: \
                  expected google.protobuf.StringValue, google.protobuf.Struct or google.protobuf.BytesValue"
-            ))),
+            ),
+        )),
     }
 }
 

@@ -46,7 +46,8 @@ pub(super) fn read(root: &Cursor<'_>, documents: usize, work: &mut Work<'_>) -> 
                 if text == "false" {
                     draft.policy(Policy::Closed, &value.place);
                 } else if text != "true" {
-                    let message = format!("'{text}' is true for the plugin wasm.so, as is all but `false`, and so it is here");
+                    let message =
+                        format!("'{text}' is true for the plugin wasm.so, as is all but `false`, and so it is here");
                     work.warn(value.place.clone(), message);
                 }
             }
@@ -58,7 +59,9 @@ pub(super) fn read(root: &Cursor<'_>, documents: usize, work: &mut Work<'_>) -> 
         }
     }
     let Some((filename, place)) = vm.filename else {
-        return Err(config.problem("'vm_config.code.local.filename' is missing: the Wasm file, in the configuration directory"));
+        return Err(
+            config.problem("'vm_config.code.local.filename' is missing: the Wasm file, in the configuration directory")
+        );
     };
     let path = work.config_dir.join(filename);
     let path = path.to_str().ok_or_else(|| config.problem("the configuration directory's path is not UTF-8"))?;
@@ -66,17 +69,11 @@ pub(super) fn read(root: &Cursor<'_>, documents: usize, work: &mut Work<'_>) -> 
     let root_id = draft.text("root_id").map(str::to_owned);
     let (name, place) = name.map_or((None, config.place.clone()), |(name, place)| (Some(name), place));
     draft.name(name, &[root_id.as_deref()], work.file, &place);
-    if work.migrating {
-        draft.remarks.push(
-            "`at: origin` is what wasm.so does: response callbacks run once, when the origin answers, and the cache keeps \
-             what they made of it. Without the line they run for each response, cache hits too"
-                .to_owned(),
-        );
-    }
     Ok(draft)
 }
 
-const CONFIG: [&str; 6] = ["name", "root_id", "configuration", "fail_open", "capability_restriction_config", "vm_config"];
+const CONFIG: [&str; 6] =
+    ["name", "root_id", "configuration", "fail_open", "capability_restriction_config", "vm_config"];
 const VM_CONFIG: [&str; 6] =
     ["runtime", "vm_id", "configuration", "allow_precompiled", "environment_variables", "code"];
 

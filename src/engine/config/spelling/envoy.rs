@@ -132,7 +132,8 @@ pub(super) fn plugin(config: &Cursor<'_>, outer: Option<&str>, work: &mut Work<'
     if let Some(stop) = fields.get("allow_on_headers_stop_iteration")?
         && stop.flag()?
     {
-        let message = "a filter that pauses in a header callback is shown no body until it goes on, as without this key";
+        let message =
+            "a filter that pauses in a header callback is shown no body until it goes on, as without this key";
         work.warn(stop.place.clone().on_key(), message);
     }
     vm(&vm_config, &mut draft, work)?;
@@ -149,7 +150,10 @@ fn policy(fields: &Fields<'_>, draft: &mut Draft, work: &mut Work<'_>) -> Result
     let fail_open = fields.get("fail_open")?;
     let policy = fields.get("failure_policy")?;
     if let (Some(_), Some(policy)) = (&fail_open, &policy) {
-        return Err(Problem::new(policy.place.clone().on_key(), "`fail_open` is the old spelling of `failure_policy`, and there too: drop one of them".to_owned()));
+        return Err(Problem::new(
+            policy.place.clone().on_key(),
+            "`fail_open` is the old spelling of `failure_policy`, and there too: drop one of them".to_owned(),
+        ));
     }
     if let Some(fail_open) = fail_open
         && fail_open.flag()?
@@ -177,7 +181,8 @@ fn policy(fields: &Fields<'_>, draft: &mut Draft, work: &mut Work<'_>) -> Result
             let max = times.get("max_interval")?.map(|max| max.milliseconds()).transpose()?;
             times.end()?;
             if !draft.backoff(base, max, &backoff.place) {
-                let message = "a VM that is lost is built anew with a backoff that is not to be configured: `backoff` is ignored";
+                let message =
+                    "a VM that is lost is built anew with a backoff that is not to be configured: `backoff` is ignored";
                 work.warn(backoff.place.clone().on_key(), message);
             }
         }
@@ -281,7 +286,10 @@ fn source(code: &Cursor<'_>, draft: &mut Draft, work: &mut Work<'_>) -> Result<(
     match (local, remote) {
         (Some(local), None) => self::local(&local, draft, work),
         (None, Some(remote)) => self::remote(&remote, draft, work),
-        (Some(_), Some(remote)) => Err(Problem::new(remote.place.on_key(), "code is either `local` or `remote`, and here both: drop one of them".to_owned())),
+        (Some(_), Some(remote)) => Err(Problem::new(
+            remote.place.on_key(),
+            "code is either `local` or `remote`, and here both: drop one of them".to_owned(),
+        )),
         (None, None) => Err(code.problem("'local' is missing")),
     }
 }
@@ -317,7 +325,10 @@ fn local(local: &Cursor<'_>, draft: &mut Draft, work: &mut Work<'_>) -> Result<(
         [(name, cursor)] => Err(cursor.problem(format!(
             "code from `{name}` is not read: expected `filename`, `inline_bytes` or `inline_string`"
         ))),
-        [(one, _), (other, cursor), ..] => Err(Problem::new(cursor.place.clone().on_key(), format!("code comes from one place, and here from `{one}` and `{other}`: drop one of them"))),
+        [(one, _), (other, cursor), ..] => Err(Problem::new(
+            cursor.place.clone().on_key(),
+            format!("code comes from one place, and here from `{one}` and `{other}`: drop one of them"),
+        )),
     }
 }
 

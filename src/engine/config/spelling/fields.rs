@@ -179,7 +179,8 @@ impl<'a> Fields<'a> {
 
 /// A key that is not known, in a mapping that may have these.
 pub(super) fn unknown_key(place: Place, key: &str, known: &[&str]) -> Problem {
-    let hint = if known.is_empty() { "there are no keys here".to_owned() } else { format!("keys here: {}", known.join(", ")) };
+    let hint =
+        if known.is_empty() { "there are no keys here".to_owned() } else { format!("keys here: {}", known.join(", ")) };
     Problem {
         suggestion: nearest(key, known).map(str::to_owned),
         hint: Some(hint),

@@ -60,10 +60,9 @@ fn resource(root: &Cursor<'_>, found: &mut Vec<Placed>, work: &mut Work<'_>) -> 
     if let Some(version) = version
         && !version.text()?.starts_with("extensions.istio.io/")
     {
-        return Err(version.problem(format!(
-            "'{}' has no WasmPlugin: expected extensions.istio.io/v1alpha1",
-            version.text()?
-        )));
+        return Err(
+            version.problem(format!("'{}' has no WasmPlugin: expected extensions.istio.io/v1alpha1", version.text()?))
+        );
     }
     let metadata = fields.get("metadata")?;
     let spec = fields.need("spec")?;

@@ -22,20 +22,20 @@ struct Chain {
 struct Found {
     chains: Vec<Chain>,
     services: Vec<Draft>,
+    /// Listeners with Wasm filters that are not the one that is meant.
+    passed_over: Vec<String>,
 }
 
 /// The filters and services of a file.
 pub(super) fn read(root: &Cursor<'_>, work: &mut Work<'_>) -> Result<(Vec<Draft>, Vec<Draft>), Problem> {
     let mut found = Found::default();
     found.anything(root, work)?;
-    let Found { mut chains, services } = found;
-    if let Some(wanted) = work.listener {
-        let labels: Vec<_> = chains.iter().map(|chain| format!("'{}'", chain.label)).collect();
-        chains.retain(|chain| chain.label == wanted || chain.label.split('/').next() == Some(wanted));
-        if chains.is_empty() {
-            let known = if labels.is_empty() { "none has any".to_owned() } else { labels.join(", ") };
-            return Err(root.problem(format!("no listener '{wanted}' with Wasm filters: {known}")));
-        }
+    let Found { mut chains, services, passed_over } = found;
+    if let Some(wanted) = work.listener
+        && chains.is_empty()
+    {
+        let known = if passed_over.is_empty() { "none has any".to_owned() } else { passed_over.join(", ") };
+        return Err(root.problem(format!("no listener '{wanted}' with Wasm filters: {known}")));
     }
     // Listeners for HTTP and HTTPS often have the same filters.
     chains.dedup_by(|one, other| same(&one.filters, &other.filters));
@@ -44,11 +44,14 @@ pub(super) fn read(root: &Cursor<'_>, work: &mut Work<'_>) -> Result<(Vec<Draft>
         [] | [_] => {}
         [_, second, ..] => {
             let labels: Vec<_> = chains.iter().map(|chain| format!("'{}'", chain.label)).collect();
-            return Err(Problem::new(second.place.clone(), format!(
+            return Err(Problem::new(
+                second.place.clone(),
+                format!(
                     "Wasm filters of several listeners, and not the same ones: {}. A rule has one chain: `wasm-remap \
                      migrate --listener NAME` writes one of them",
                     labels.join(", ")
-                )));
+                ),
+            ));
         }
     }
     let filters = chains.pop().map_or_else(Vec::new, |chain| chain.filters);
@@ -56,7 +59,8 @@ pub(super) fn read(root: &Cursor<'_>, work: &mut Work<'_>) -> Result<(Vec<Draft>
 }
 
 fn same(one: &[Draft], other: &[Draft]) -> bool {
-    let plain = |drafts: &[Draft]| drafts.iter().map(|draft| (draft.mapping(), draft.inline.clone())).collect::<Vec<_>>();
+    let plain =
+        |drafts: &[Draft]| drafts.iter().map(|draft| (draft.mapping(), draft.inline.clone())).collect::<Vec<_>>();
     plain(one) == plain(other)
 }
 
@@ -183,6 +187,13 @@ impl Found {
 
     /// A list of HTTP filters. One without Wasm in it is nobody's concern.
     fn filters(&mut self, list: &Cursor<'_>, label: &str, work: &mut Work<'_>) -> Result<(), Problem> {
+        if work.listener.is_some_and(|wanted| label != wanted && label.split('/').next() != Some(wanted)) {
+            let is_wasm = |item: &Cursor<'_>| matches!(envoy::entry(item), Ok(Entry::Wasm(..)));
+            if list.list()?.iter().any(is_wasm) {
+                self.passed_over.push(format!("'{label}'"));
+            }
+            return Ok(());
+        }
         let mut filters = Vec::new();
         let mut others = Vec::new();
         for item in list.list()? {
@@ -201,12 +212,18 @@ impl Found {
         }
         for (name, place) in others {
             if !work.migrating {
-                return Err(Problem::new(place, format!(
+                return Err(Problem::new(
+                    place,
+                    format!(
                         "'{name}' is no Wasm filter: left out, it would let pass what it is there to stop. Take it out of \
                          the file, or let `wasm-remap migrate` write one without it"
-                    )));
+                    ),
+                ));
             }
-            work.warn(place, format!("'{name}' is no Wasm filter: it is left out, and something of Traffic Server must do its work"));
+            work.warn(
+                place,
+                format!("'{name}' is no Wasm filter: it is left out, and something of Traffic Server must do its work"),
+            );
         }
         self.chains.push(Chain { label: label.to_owned(), place: list.place.clone(), filters });
         Ok(())
@@ -218,9 +235,8 @@ fn manager<'a>(filter: &Cursor<'a>) -> Result<Option<Fields<'a>>, Problem> {
     let fields = filter.fields()?;
     if let Some(config) = fields.get("typed_config")? {
         let (of_type, message) = envoy::typed(&config)?;
-        let is_manager = of_type.is_some_and(|name| {
-            name.starts_with("envoy.") && name.ends_with(".HttpConnectionManager")
-        });
+        let is_manager =
+            of_type.is_some_and(|name| name.starts_with("envoy.") && name.ends_with(".HttpConnectionManager"));
         return is_manager.then(|| message.fields()).transpose();
     }
     let name = fields.get("name")?.map(|name| name.text()).transpose()?;

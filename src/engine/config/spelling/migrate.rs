@@ -54,7 +54,7 @@ impl Migration {
             notes: work.warnings.iter().map(|problem| placed(file, text, problem)).collect(),
             spellings: vec![translated.spelling],
         };
-        let from = file.parent().unwrap_or(Path::new("."));
+        let from = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         for draft in migration.filters.iter_mut().chain(&mut migration.services) {
             // As the loaded file would be, so that a mistake is told here, where its place is known.
             validate(draft, file).map_err(|problem| placed(file, text, &problem))?;

@@ -126,10 +126,13 @@ impl<'a> Work<'a> {
         let digest = sha256.map_or_else(String::new, |(text, _)| {
             format!(" Its SHA-256 is to be {text}: say so where the file is named.")
         });
-        Err(Problem::new(place.clone(), format!(
+        Err(Problem::new(
+            place.clone(),
+            format!(
                 "code is not fetched from '{uri}': what a server runs would depend on who answers when it starts. Fetch \
                  the file ({how}) and name it instead.{digest} `wasm-remap migrate` writes such a filter file"
-            )))
+            ),
+        ))
     }
 }
 
@@ -225,7 +228,8 @@ fn placed(file: &Path, text: &str, problem: &Problem) -> ConfigError {
 fn validate(draft: &Draft, file: &Path) -> Result<FilterSpec, Problem> {
     let home = file.parent().unwrap_or(Path::new("."));
     let take = |mapping| {
-        let raw: RawFilter = serde_yaml::from_value(serde_yaml::Value::Mapping(mapping)).map_err(|error| error.to_string())?;
+        let raw: RawFilter =
+            serde_yaml::from_value(serde_yaml::Value::Mapping(mapping)).map_err(|error| error.to_string())?;
         raw.resolve(file, home)
     };
     match take(draft.mapping()) {

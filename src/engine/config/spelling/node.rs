@@ -291,7 +291,8 @@ mod tests {
 
     #[test]
     fn scalars_keep_their_text() {
-        let nodes = documents("a: 1.00\nb: 0x10\nc: yes\nd: ~\ne: \"1\"\nf: [true, 'x', !t 7]\n1: {g: null}\n").unwrap();
+        let nodes =
+            documents("a: 1.00\nb: 0x10\nc: yes\nd: ~\ne: \"1\"\nf: [true, 'x', !t 7]\n1: {g: null}\n").unwrap();
         let root = &nodes[0];
         let raw = |node: &Node| match node {
             Node::Scalar(raw, _) => raw.clone(),
