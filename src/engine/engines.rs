@@ -204,10 +204,7 @@ mod tests {
         let of = |compiler, stack_bytes| engines.get(Variant { compiler, stack_bytes }).unwrap().code_identity;
         assert_eq!(of(Compiler::Cranelift, 64 << 10), of(Compiler::Cranelift, 256 << 10));
         assert_ne!(of(Compiler::Cranelift, 64 << 10), of(Compiler::Winch, 64 << 10));
-        assert_eq!(
-            of(Compiler::Cranelift, 64 << 10),
-            Engines::new().unwrap().get(Variant::default()).unwrap().code_identity
-        );
+        assert_eq!(of(Compiler::Cranelift, 64 << 10), Engines::new().unwrap().get(Variant::default()).unwrap().code_identity);
     }
 
     #[test]

@@ -75,7 +75,12 @@ impl Vm {
     ///
     /// # Errors
     /// [`Error::Module`] if it cannot be instantiated, [`Error::Trap`] if its start function traps.
-    pub(crate) fn build(shared: &Arc<Shared>, spec: &VmSpec, home: Option<Home>, meter: Meter) -> Result<Self, Error> {
+    pub(crate) fn build(
+        shared: &Arc<Shared>,
+        spec: &VmSpec,
+        home: Option<Home>,
+        meter: Meter,
+    ) -> Result<Self, Error> {
         let given = spec.settings.limits;
         let limits = StoreLimitsBuilder::new()
             .memory_size(given.memory_bytes)

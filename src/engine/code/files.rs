@@ -115,8 +115,8 @@ mod tests {
         let path = dir.path().join("m");
         std::fs::write(&path, b"one").unwrap();
         let id = FileId::of(&std::fs::metadata(&path).unwrap());
-        let changed =
-            SystemTime::UNIX_EPOCH + Duration::new(id.changed.0.try_into().unwrap(), id.changed.1.try_into().unwrap());
+        let changed = SystemTime::UNIX_EPOCH
+            + Duration::new(id.changed.0.try_into().unwrap(), id.changed.1.try_into().unwrap());
         assert!(!id.is_settled(changed + SETTLED - Duration::from_millis(1)));
         assert!(!id.is_settled(changed - Duration::from_secs(9)), "a clock that went back");
         assert!(id.is_settled(changed + SETTLED_COARSE));

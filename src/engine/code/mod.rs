@@ -126,8 +126,7 @@ impl Library {
             let module = match (cached, &found.bytes) {
                 (Some(module), _) => module,
                 (None, Some(bytes)) => {
-                    compile(&home, found.digest, bytes, &name.to_string(), &self.gate, cache.as_deref())
-                        .map_err(named)?
+                    compile(&home, found.digest, bytes, &name.to_string(), &self.gate, cache.as_deref()).map_err(named)?
                 }
                 // Known by its digest, and nowhere compiled: now its bytes are needed. Should the file be another one
                 // by now, it is that one's turn.

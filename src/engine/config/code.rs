@@ -208,10 +208,7 @@ mod tests {
     fn mistakes_in_a_module_have_their_place() {
         let place = "/etc/f/shop.yaml:3:";
         let cases = [
-            (
-                "{path: a, sha: b}",
-                "19: filters[0].module: unknown field `sha`, expected one of `path`, `sha256`, `compiler`",
-            ),
+            ("{path: a, sha: b}", "19: filters[0].module: unknown field `sha`, expected one of `path`, `sha256`, `compiler`"),
             ("{sha256: 00}", "13: filters[0].module: missing field `path`"),
             ("{path: a, sha256: abcd}", "27: filters[0].module.sha256: 'abcd' is no SHA-256: 64 hexadecimal digits"),
             (
@@ -228,11 +225,11 @@ mod tests {
 
     #[test]
     fn where_compiled_code_is_kept() {
-        let cache =
-            |text: &str| file(&format!("{text}\nfilters: [{{name: a, module: b}}]\n")).map(|file| file.code_cache);
+        let cache = |text: &str| file(&format!("{text}\nfilters: [{{name: a, module: b}}]\n")).map(|file| file.code_cache);
         assert_eq!(cache(""), Ok(None));
-        let kept =
-            |directory: &str, mib: u64| Ok(Some(CodeCache { directory: directory.into(), max_bytes: mib << 20 }));
+        let kept = |directory: &str, mib: u64| {
+            Ok(Some(CodeCache { directory: directory.into(), max_bytes: mib << 20 }))
+        };
         assert_eq!(cache("code_cache: {directory: /var/cache/w}"), kept("/var/cache/w", 1024));
         assert_eq!(cache("code_cache: {directory: w, max_mib: 3}"), kept("/etc/f/w", 3));
         for (text, expected) in [

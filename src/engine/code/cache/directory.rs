@@ -144,10 +144,7 @@ fn private(file: &File) -> Result<std::fs::Metadata, String> {
         return Err(format!("it belongs to the user {}, and this process is of the user {user}", data.uid()));
     }
     if data.mode() & 0o022 != 0 {
-        return Err(format!(
-            "others may write to it: its mode is {:o}, and 700 is what it should be",
-            data.mode() & 0o7777
-        ));
+        return Err(format!("others may write to it: its mode is {:o}, and 700 is what it should be", data.mode() & 0o7777));
     }
     Ok(data)
 }

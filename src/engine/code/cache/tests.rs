@@ -240,8 +240,7 @@ fn a_note_spares_the_verification_until_the_entry_changes() {
     let cache = place.cache();
     let (digest, path) = place.keep(&cache, USUAL, 7);
     let note = path.with_extension("seen");
-    let identity =
-        |path: &PathBuf| std::fs::metadata(path).map(|data| (data.ino(), data.ctime(), data.ctime_nsec())).ok();
+    let identity = |path: &PathBuf| std::fs::metadata(path).map(|data| (data.ino(), data.ctime(), data.ctime_nsec())).ok();
     assert_eq!(identity(&note), None, "the date of a new entry says nothing yet");
     assert_eq!(place.run(&cache, USUAL, digest), Some(7));
     settle();
@@ -325,8 +324,7 @@ fn a_directory_that_others_can_write_to_is_not_used() {
     refused(&elsewhere("file"), "Not a directory");
     refused(&elsewhere("no/such"), "it cannot be made: No such file or directory");
     // Where not even root can write.
-    let (system, why) =
-        (Cache::new(CodeCache { directory: "/proc/self".into(), max_bytes: 64 << 20 }), "symbolic link");
+    let (system, why) = (Cache::new(CodeCache { directory: "/proc/self".into(), max_bytes: 64 << 20 }), "symbolic link");
     refused(&system, why);
     let system = Cache::new(CodeCache { directory: "/proc/sys/kernel".into(), max_bytes: 64 << 20 });
     assert!(!system.store(&home, Digest::of(&bytes), &other));
@@ -455,11 +453,7 @@ fn processes_share_a_directory_and_none_meets_half_an_entry() {
     for child in [child(), child(), child()] {
         let output = child.wait_with_output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(
-            output.status.success() && text.contains("1 passed"),
-            "{text}\n{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success() && text.contains("1 passed"), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     }
     assert!(!place.files().iter().any(|file| file.starts_with('.')), "{:?}", place.files());
 }
