@@ -33,6 +33,9 @@ pub(super) fn read(documents: &[Node], work: &mut Work<'_>) -> Result<Vec<Draft>
             resource(&Cursor { node, place: Place::document(index) }, &mut found, work)?;
         }
     }
+    if found.is_empty() {
+        return Err(Problem::new(Place::default(), "there is no WasmPlugin in it"));
+    }
     // Stable: Istio leaves equal ones as they were created.
     found.sort_by_key(|placed| (placed.phase, std::cmp::Reverse(placed.priority)));
     Ok(found.into_iter().map(|placed| placed.draft).collect())

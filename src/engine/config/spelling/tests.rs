@@ -237,7 +237,10 @@ proptest! {
         let Ok(text) = serde_yaml::to_string(&value) else { return Ok(()) };
         let lines = text.lines().count() + 1;
         match parse(Path::new(FILE), &text) {
-            Ok(file) => prop_assert!(file.filters.iter().all(|spec| !spec.name.is_empty())),
+            Ok(file) => {
+                prop_assert!(file.filters.len() + file.services.len() > 0);
+                prop_assert!(file.filters.iter().all(|spec| !spec.name.is_empty()));
+            }
             Err(error) => {
                 prop_assert!(!error.message.is_empty());
                 prop_assert!(error.at.is_none_or(|(line, column)| line <= lines && column > 0), "{error}");

@@ -85,6 +85,7 @@ fn what_rules_say_is_told_and_ignored() {
 #[test]
 fn mistakes_have_their_place() {
     for (text, expected) in [
+        ("apiVersion: v1\nkind: List\nitems: []\n".to_owned(), ":1:1: there is no WasmPlugin in it"),
         (plugin("a", "  plugiName: x\n"), ":9:3: spec: unknown key 'plugiName'"),
         (plugin("a", "  failStrategy: CLOSE\n"), "failStrategy: unknown variant `CLOSE`"),
         (plugin("a", "  phase: EARLY\n"), "phase: unknown variant `EARLY`"),
