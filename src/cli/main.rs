@@ -9,6 +9,7 @@ mod capture;
 mod check;
 mod hostcalls;
 mod inspect;
+mod migrate;
 mod output;
 mod remap;
 mod run;
@@ -39,6 +40,9 @@ Examples:
   Send one request through a chain:
     wasm-remap run filters/shop.yaml --request 'GET http://shop.example.com/x' -H 'x-api-key: 123'
 
+  Turn the C++ plugin's configuration into a filter file:
+    wasm-remap migrate /etc/trafficserver/plugin.config --output /etc/trafficserver/filters/all.yaml
+
 Exit status: 0 all is well, 1 something would not load, 2 the command line is wrong.";
 
 #[derive(Parser)]
@@ -56,6 +60,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Send one transaction through a chain and show what each filter does to it
     Run(Box<run::Args>),
+    /// Turn files of the C++ plugin, of Envoy or of Istio into a rule and a filter file
+    Migrate(migrate::Args),
     /// List the calls that filters may make: ABI version, how far supported, what they do
     Hostcalls(hostcalls::Args),
     /// Print the JSON Schema of filter files, with which editors complete and check them
@@ -75,6 +81,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::execute(&args),
         Command::Inspect(args) => inspect::execute(&args),
         Command::Run(args) => run::execute(&args),
+        Command::Migrate(args) => migrate::execute(&args),
         Command::Hostcalls(args) => hostcalls::execute(&args),
         Command::Schema(args) => schema::execute(&args),
     };

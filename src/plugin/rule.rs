@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 use ats::remap::InstanceArgs;
-use engine::config::{self, ConfigFile};
+use engine::config::{self, ConfigFile, Variables};
 use engine::files::{Fingerprint, Look};
 use engine::{Body, Chain};
 use parking_lot::Mutex;
@@ -89,7 +89,9 @@ type Parts = (Arc<Chain>, Box<[Arc<Listener>]>, bool);
 fn read(name: &Name, look: &mut Look, made_from: &mut Fingerprint) -> Result<Parts, String> {
     // Each file is looked at before it is read, see `engine::files`.
     made_from.add(look, name.files.iter().map(PathBuf::as_path));
-    let config = ConfigFile::load_all(&name.files).map_err(|error| error.to_string())?;
+    let config =
+        ConfigFile::load_all_with(&name.files, &Variables::default(), Some(Path::new(&ats::mgmt::config_dir())))
+            .map_err(|error| error.to_string())?;
     if config.filters.is_empty() && config.services.is_empty() {
         return Err(format!(
             "no filter: none of its files has 'filters' or 'services' ({})",
@@ -97,6 +99,9 @@ fn read(name: &Name, look: &mut Look, made_from: &mut Fingerprint) -> Result<Par
         ));
     }
     made_from.add(look, config.reads());
+    for warning in &config.warnings {
+        log::warn!("{}: {warning}", name.label);
+    }
     let chain = Chain::load(&process::get().runtime, &name.label, &config).map_err(|error| error.to_string())?;
     let listen = |metrics: &config::Metrics| metrics_endpoint::listen(metrics.listen, metrics.any_address);
     let metrics = config.metrics.iter().map(listen).collect::<Result<_, _>>()?;

@@ -98,7 +98,7 @@ fn a_body_over_the_limit_is_a_failure() {
             cluster(&callout::ClusterSettings { response_bytes: 100_000, ..settings(protocol, upstream.port()) });
         assert_eq!(get(&cluster, "/body/100000").body.len(), 100_000);
         let message = fails(&cluster, "/body/100001", FailureKind::TooLarge);
-        assert!(message.contains("100000 bytes (response_bytes)"), "{message}");
+        assert!(message.contains("100000 bytes (response_kib)"), "{message}");
         // The same connections serve on, or new ones do.
         assert_eq!(get(&cluster, "/body/5").body, "xxxxx");
     }

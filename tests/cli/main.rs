@@ -5,6 +5,7 @@ mod check;
 mod hostcalls;
 mod inspect;
 mod matching;
+mod migrate;
 mod run;
 mod schema;
 mod told;
@@ -113,7 +114,7 @@ fn texts(value: &Value) -> Vec<&str> {
 #[test]
 fn help_has_examples_and_the_version_is_the_workspaces() {
     let place = Place::new();
-    for command in [&[][..], &["check"], &["inspect"], &["run"], &["hostcalls"]] {
+    for command in [&[][..], &["check"], &["inspect"], &["run"], &["migrate"], &["hostcalls"]] {
         let help = place.run(&[command, &["--help"]].concat()).status(0);
         assert!(help.out.contains("Examples:\n"), "{command:?}:\n{}", help.out);
         assert!(help.out.lines().all(|line| line.len() <= 120), "{command:?}:\n{}", help.out);
@@ -130,7 +131,8 @@ fn a_wrong_command_line_is_status_2() {
         &["chekc"],
         &["check"],
         &["check", "a.yaml", "--remap-config", "remap.config"],
-        &["check", "a.yaml", "--config-dir", "x"],
+        &["migrate"],
+        &["migrate", "a.yaml", "--format", "toml"],
         &["check", "a.yaml", "--format", "xml"],
         &["inspect"],
         &["run", "a.yaml"],

@@ -1,7 +1,7 @@
 //! Chains, loaded as the plugin loads them.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -28,6 +28,8 @@ pub(super) struct Loader {
     pub(super) runtime: Runtime,
     /// What files may ask for with `substitute`.
     pub(super) variables: Variables,
+    /// Where relative paths of files of the C++ plugin begin.
+    pub(super) config_dir: Option<PathBuf>,
     /// By files; and by rule, where that makes a difference.
     pub(super) known: HashMap<(Vec<PathBuf>, Option<String>), Rc<Loaded>>,
 }
@@ -40,7 +42,7 @@ impl Loader {
                 return Rc::clone(known);
             }
         }
-        let loaded = Rc::new(load(&self.runtime, &self.variables, rule, files));
+        let loaded = Rc::new(load(&self.runtime, &self.variables, self.config_dir.as_deref(), rule, files));
         let by_rule = loaded.config.filters.iter().any(|filter| filter.isolation == Isolation::Rule);
         self.known.insert((files.to_vec(), by_rule.then(|| rule.to_owned())), Rc::clone(&loaded));
         loaded
@@ -48,10 +50,10 @@ impl Loader {
 }
 
 /// Loads a chain as the plugin does, but goes on after a mistake to find the others.
-fn load(runtime: &Runtime, variables: &Variables, rule: &str, files: &[PathBuf]) -> Loaded {
+fn load(runtime: &Runtime, variables: &Variables, config_dir: Option<&Path>, rule: &str, files: &[PathBuf]) -> Loaded {
     let (mut config, mut errors, mut log) = (ConfigFile::default(), Vec::new(), Vec::new());
     for file in files {
-        let found = config::load_with(file, variables);
+        let found = config::load_with(file, variables, config_dir);
         if let Err(error) = found.and_then(|found| config.extend(file, found)) {
             errors.push(Mistake::from(error));
         }

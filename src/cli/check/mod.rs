@@ -57,8 +57,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     remap_config: Option<PathBuf>,
 
-    /// Where relative paths of remap.config begin [default: the directory of the remap.config]
-    #[arg(long, value_name = "DIR", requires = "remap_config", conflicts_with = "files")]
+    /// Where relative paths of remap.config and of the C++ plugin begin [default: the directory of the file]
+    #[arg(long, value_name = "DIR")]
     config_dir: Option<PathBuf>,
 
     /// A variable for `substitute`, in place of the environment's own; any number of times
@@ -94,7 +94,7 @@ pub(crate) fn execute(args: &Args) -> Outcome {
         Err(error) => return Outcome::failure(&error.to_string()),
     };
     let variables = Variables::default().with(args.env.iter().cloned());
-    let mut loader = Loader { runtime, variables, known: HashMap::new() };
+    let mut loader = Loader { runtime, variables, config_dir: args.config_dir.clone(), known: HashMap::new() };
     let mut checked = Checked::default();
     if let Some(remap_config) = &args.remap_config {
         let own = remap_config.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -104,6 +104,7 @@ pub(crate) fn execute(args: &Args) -> Outcome {
             Ok(dir) => dir,
             Err(error) => return Outcome::failure(&format!("{}: {error}", config_dir.display())),
         };
+        loader.config_dir = Some(config_dir.clone());
         let rules = remap::read(remap_config, &config_dir);
         checked.rules(&mut loader, &rules, &config_dir);
         checked.report.errors = rules.mistakes;
@@ -175,6 +176,7 @@ impl Checked {
         let mut hooks = Vec::new();
         let mut bodies = ChainBodies::default();
         let mut besides = None;
+        warnings.extend(loaded.config.warnings.iter().map(ToString::to_string));
         if let Some(chain) = &loaded.chain {
             self.alive.push(Arc::clone(chain));
             hooks = hooks::of_chain(&loaded.config.filters, chain);

@@ -57,6 +57,9 @@ pub(crate) struct Args {
     /// A variable for `substitute` of a file, in place of the environment's own; any number of times
     #[arg(long, value_name = "NAME=VALUE", value_parser = crate::check::variable)]
     env: Vec<(String, String)>,
+    /// Where relative paths of the C++ plugin's files begin [default: the directory of the file]
+    #[arg(long, value_name = "DIR")]
+    config_dir: Option<PathBuf>,
 
     /// The request: a method, which may be left out where it is GET, and a URL
     #[arg(short, long, value_name = "'METHOD URL'", value_parser = request_line)]
@@ -198,7 +201,8 @@ pub(crate) fn execute(args: &Args) -> Outcome {
 fn run(args: &Args) -> Result<Report, String> {
     let mut script = script(args)?;
     let variables = Variables::default().with(args.env.iter().cloned());
-    let config = ConfigFile::load_all_with(&args.files, &variables).map_err(|error| error.to_string())?;
+    let config = ConfigFile::load_all_with(&args.files, &variables, args.config_dir.as_deref())
+        .map_err(|error| error.to_string())?;
     if config.filters.is_empty() {
         return Err("none of the files has 'filters': there is nothing to run".to_owned());
     }

@@ -18,6 +18,7 @@ use super::log::RawLog;
 use super::matching::Condition;
 use super::modules::{self, Modules};
 use super::place::{Part, Source, Trail};
+use super::spelling::{BINARY, decode};
 use super::{HostPattern, Isolation};
 use crate::body::Side;
 use crate::capabilities::Capabilities;
@@ -174,6 +175,8 @@ pub(super) struct RawFilter {
     pub(super) vm_configuration: Option<Value>,
     /// The guest's environment variables. It never sees those of traffic_server.
     pub(super) environment: Option<BTreeMap<String, String>>,
+    /// Variables of traffic_server's own environment that the guest sees too, by name. Default: none.
+    pub(super) host_environment: Option<Vec<String>>,
     /// What becomes of a transaction when the filter fails. Default: closed.
     pub(super) failure_policy: Option<RawFailure>,
     /// When the filter is set aside because it fails again and again. Default: on.
@@ -241,7 +244,7 @@ impl RawFilter {
         }
         merge!(
             RawFilter, self, defaults; name, module, root_id, configuration, vm_id, vm_configuration, environment,
-            failure_policy, breaker, body, at, request_body, r#match, limits, isolation, allowed_capabilities, callout_hosts,
+            host_environment,            failure_policy, breaker, body, at, request_body, r#match, limits, isolation, allowed_capabilities, callout_hosts,
             log,
         )
     }
@@ -288,6 +291,8 @@ impl RawFilter {
         let below = |message: String| source.wrong_below(trail, &message);
         let limits = limits.resolve().map_err(below)?;
         let failure = self.failure_policy.unwrap_or_default().resolve("failure_policy").map_err(below)?;
+        let mut environment = from_host(self.host_environment.as_deref().unwrap_or_default()).map_err(below)?;
+        environment.extend(self.environment.into_iter().flatten());
         Ok(FilterSpec {
             configuration: bytes(self.configuration.as_ref()).map_err(|error| wrong("configuration", error))?,
             vm_configuration: bytes(self.vm_configuration.as_ref())
@@ -296,7 +301,7 @@ impl RawFilter {
             code: module.resolve(home),
             root_id: self.root_id.unwrap_or_default(),
             vm_id: self.vm_id.unwrap_or_default(),
-            environment: self.environment.into_iter().flatten().collect(),
+            environment: environment.into_iter().collect(),
             failure_policy: failure.policy,
             failure_answer: failure.answer,
             breaker: self.breaker.unwrap_or_default().resolve().map_err(below)?,
@@ -314,11 +319,37 @@ impl RawFilter {
     }
 }
 
-/// A configuration as the guest reads it: a string as it is, nothing as nothing, anything else as JSON.
+/// The variables of the proxy's own environment that a filter may see, as far as they are set there.
+fn from_host(names: &[String]) -> Result<BTreeMap<String, String>, String> {
+    let mut found = BTreeMap::new();
+    for name in names {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err(format!(
+                "host_environment: '{name}' is no name of a variable: it is not empty, and has no '='"
+            ));
+        }
+        match std::env::var(name) {
+            Ok(value) => {
+                found.insert(name.clone(), value);
+            }
+            Err(std::env::VarError::NotPresent) => {}
+            Err(std::env::VarError::NotUnicode(_)) => {
+                return Err(format!("host_environment: the value of '{name}' is not UTF-8"));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// A configuration as the guest reads it: a string as it is, nothing as nothing, `!binary` as the bytes that its base64
+/// stands for, anything else as JSON.
 fn bytes(value: Option<&Value>) -> Result<Arc<[u8]>, String> {
     match value {
         None | Some(Value::Null) => Ok(Arc::from([])),
         Some(Value::String(text)) => Ok(Arc::from(text.as_bytes())),
+        Some(Value::Tagged(tagged)) if tagged.tag == BINARY => {
+            decode(tagged.value.as_str().ok_or("!binary: expected a string of base64")?)
+        }
         Some(value) => serde_json::to_vec(value)
             .map(Arc::from)
             .map_err(|error| format!("has no JSON form ({error}); write it as a string")),

@@ -22,6 +22,7 @@ mod place;
 mod reader;
 mod reads;
 mod schema;
+mod spelling;
 mod substitute;
 mod suggest;
 
@@ -49,6 +50,7 @@ pub use isolation::Isolation;
 pub use metrics::Metrics;
 pub use namespaces::Namespace;
 pub use schema::schema;
+pub use spelling::{Migration, Spelling};
 pub use substitute::Variables;
 pub(crate) use suggest::least_far;
 
@@ -70,6 +72,8 @@ pub struct ConfigFile {
     pub metrics: Vec<Metrics>,
     /// The files that it is loaded from are watched, and what changes takes effect by itself.
     pub watch: bool,
+    /// What is accepted, and may not mean what its writer thinks.
+    pub warnings: Vec<ConfigError>,
     /// Where compiled code is kept; nowhere without.
     pub code_cache: Option<CodeCache>,
 }
@@ -108,28 +112,30 @@ impl ConfigFile {
         self.namespaces.extend(other.namespaces);
         self.metrics.extend(other.metrics);
         self.watch |= other.watch;
+        self.warnings.extend(other.warnings);
         Ok(())
     }
 
-    /// Reads the files of a rule, in order.
+    /// Reads the files of a rule, in order. `config_dir` is as in [`load`].
     ///
     /// # Errors
     /// The first mistake, with its place.
     pub fn load_all<P: AsRef<Path>>(files: impl IntoIterator<Item = P>) -> Result<Self, ConfigError> {
-        ConfigFile::load_all_with(files, &Variables::default())
+        ConfigFile::load_all_with(files, &Variables::default(), None)
     }
 
-    /// [`ConfigFile::load_all`], with other environment variables than the process's.
+    /// [`ConfigFile::load_all`], with other environment variables than the process's. `config_dir` is as in [`load_with`].
     ///
     /// # Errors
     /// As there.
     pub fn load_all_with<P: AsRef<Path>>(
         files: impl IntoIterator<Item = P>,
         variables: &Variables,
+        config_dir: Option<&Path>,
     ) -> Result<Self, ConfigError> {
         let mut all = ConfigFile::default();
         for file in files {
-            all.extend(file.as_ref(), load_with(file.as_ref(), variables)?)?;
+            all.extend(file.as_ref(), load_with(file.as_ref(), variables, config_dir)?)?;
         }
         Ok(all)
     }
@@ -181,19 +187,21 @@ struct Prelude {
 
 /// Reads one filter file.
 ///
-/// Module paths are relative to the file that names them.
+/// Module paths are relative to the file that names them; but those of files of the C++ plugin to `config_dir`, the
+/// proxy's configuration directory, or to the file too where none is known.
 ///
 /// # Errors
 /// The first mistake, with its place.
 pub fn load(file: &Path) -> Result<ConfigFile, ConfigError> {
-    load_with(file, &Variables::default())
+    load_with(file, &Variables::default(), None)
 }
 
-/// [`load`], with other environment variables than the process's.
+/// [`load`], with other environment variables than the process's. Module paths of files of the C++ plugin are relative to
+/// `config_dir`, the proxy's configuration directory, or to the file where none is known.
 ///
 /// # Errors
 /// As there.
-pub fn load_with(file: &Path, variables: &Variables) -> Result<ConfigFile, ConfigError> {
+pub fn load_with(file: &Path, variables: &Variables, config_dir: Option<&Path>) -> Result<ConfigFile, ConfigError> {
     let fail = |message: String| ConfigError::of_file(file, message);
     let unreadable = |error: std::io::Error| {
         let hint = match error.kind() {
@@ -210,7 +218,7 @@ pub fn load_with(file: &Path, variables: &Variables) -> Result<ConfigFile, Confi
     let bytes = std::fs::read(file).map_err(unreadable)?;
     match std::str::from_utf8(&bytes) {
         _ if bytes.starts_with(b"\0asm") => Err(fail("is a WebAssembly module; a filter file is expected".to_owned())),
-        Ok(text) => parse_with(file, text, variables),
+        Ok(text) => parse_with(file, text, variables, config_dir),
         Err(_) if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) => {
             Err(fail("is UTF-16: save it as UTF-8".to_owned()))
         }
@@ -231,17 +239,24 @@ pub fn load_with(file: &Path, variables: &Variables) -> Result<ConfigFile, Confi
 /// # Errors
 /// As there.
 pub fn parse(file: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
-    parse_with(file, text, &Variables::default())
+    parse_with(file, text, &Variables::default(), None)
 }
 
 /// [`parse`], with other environment variables than the process's.
 ///
 /// # Errors
 /// As there.
-pub fn parse_with(file: &Path, text: &str, variables: &Variables) -> Result<ConfigFile, ConfigError> {
-    let source = Text::new(file, text);
-    // Which spelling is it? There is one.
-    own_spelling(&source, variables)
+pub fn parse_with(
+    file: &Path,
+    text: &str,
+    variables: &Variables,
+    config_dir: Option<&Path>,
+) -> Result<ConfigFile, ConfigError> {
+    // Which spelling is it?
+    match spelling::load(file, text, config_dir)? {
+        Some(config) => Ok(config),
+        None => own_spelling(&Text::new(file, text), variables),
+    }
 }
 
 /// A file in our own spelling.
