@@ -28,8 +28,7 @@ fn check_prints_conditions_in_words_and_counts_them() {
     let place = Place::new().file("f.yaml", CHAIN);
     let text = place.run(&["check", "f.yaml"]).status(0).out;
     let words: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let middle =
-        "match method GET or HEAD and path like /api/** and client 10.0.0.0/8 and not header x-skip present (5 conditions)";
+    let middle = "match method GET or HEAD and path like /api/** and client 10.0.0.0/8 and not header x-skip present (5 conditions)";
     assert!(words.contains(middle), "{text}");
     let report = place.run(&["check", "f.yaml", "--format", "json"]).status(0).json();
     let filters = &report["rules"][0]["filters"];
@@ -73,5 +72,8 @@ fn run_says_which_filters_a_request_leaves_out_and_why() {
     }
     assert_eq!(run(&["-r", "http://a.test/", "--internal"]).0, ["last", "first"]);
     let text = place.run(&["run", "f.yaml", "-r", "PUT http://a.test/"]).status(0).out;
-    assert!(text.contains("middle takes no part: its match wants method GET or HEAD (the request's is PUT)\n"), "{text}");
+    assert!(
+        text.contains("middle takes no part: its match wants method GET or HEAD (the request's is PUT)\n"),
+        "{text}"
+    );
 }
