@@ -233,10 +233,14 @@ impl Chain {
     }
 
     fn choose(&self, view: &dyn RequestView) -> Participants {
-        let evaluation = Evaluation::new(view);
-        let wanted = |filter: &Filter| filter.matcher.as_ref().is_none_or(|matcher| matcher.holds(&evaluation));
-        let chosen = self.filters.iter().enumerate().filter(|(_, filter)| wanted(filter));
-        Participants(chosen.fold(0, |mask, (place, _)| mask | 1 << place))
+        let mut evaluation = Evaluation::new(view);
+        let mut mask = 0;
+        for (place, filter) in self.filters.iter().enumerate() {
+            if filter.matcher.as_ref().is_none_or(|matcher| matcher.holds(&mut evaluation)) {
+                mask |= 1 << place;
+            }
+        }
+        Participants(mask)
     }
 
     /// All filters.

@@ -14,7 +14,7 @@ use ats::messages::Messages;
 use ats::remap::RemapRequest;
 use ats::txn::{CacheLookup, Txn};
 use ats::txn_hooks::{Attached, TxnHandler};
-use engine::{At, LocalResponse, Side, Stream, Verdict};
+use engine::{At, LocalResponse, Participants, Side, Stream, Verdict};
 use smallvec::SmallVec;
 
 use crate::course::Input;
@@ -45,17 +45,33 @@ pub(crate) struct Outcome {
     pub(crate) answered: bool,
 }
 
-/// `TSRemapDoRemap`: shows the request to the chain, and hooks what the chain needs.
-pub(crate) fn begin(rule: &Rule, request: &mut RemapRequest<'_>, handle: TxnHandle) -> Outcome {
+/// `TSRemapDoRemap`, first: which filters take part. `None` if there is nothing to do.
+///
+/// Decided now and not again: what filters change of the request later does not change who takes part.
+pub(crate) fn participants(rule: &Rule, request: &RemapRequest<'_>) -> Option<Participants> {
     let slot = threads::slot();
-    process::get().count_entered(slot);
+    let process = process::get();
+    process.count_entered(slot);
     let chain = rule.chain();
-    // Now and not again: what filters change of the request later does not change who takes part.
     let participants = chain.participants(&View::new(request));
-    if participants.is_empty() && !chain.filters().is_empty() {
-        process::get().count_unmatched(slot);
-        return Outcome::default();
+    if participants.is_empty() {
+        if !chain.filters().is_empty() {
+            process.count_unmatched(slot);
+        }
+        return None;
     }
+    Some(participants)
+}
+
+/// `TSRemapDoRemap`, then: shows the request to those filters, and hooks what they need.
+pub(crate) fn begin(
+    rule: &Rule,
+    request: &mut RemapRequest<'_>,
+    handle: TxnHandle,
+    participants: Participants,
+) -> Outcome {
+    let slot = threads::slot();
+    let chain = rule.chain();
     let needs = chain.needs_of(participants);
     if !needs.request_headers {
         return Outcome::default();

@@ -121,9 +121,9 @@ impl Variant {
         self.status >= 400
     }
 
-    /// Whether a filter of ours takes part.
+    /// Whether the plugin is on its rule.
     pub(crate) fn is_ours(&self) -> bool {
-        self.host == WORK && matches!(self.site, Site::Headers(_) | Site::BenchHeaders | Site::ApiKey)
+        self.host == WORK && matches!(self.site, Site::Headers(_) | Site::LeftOut | Site::BenchHeaders | Site::ApiKey)
     }
 
     /// Has the object cached, and makes sure that the plugin does its work and that the cache answers.

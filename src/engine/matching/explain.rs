@@ -8,7 +8,7 @@ impl Condition {
     #[must_use]
     pub fn holds(&self, view: &dyn RequestView) -> bool {
         // What was read from a file compiles.
-        Matcher::new(self).is_ok_and(|matcher| matcher.holds(&Evaluation::new(view)))
+        Matcher::new(self).is_ok_and(|matcher| matcher.holds(&mut Evaluation::new(view)))
     }
 
     /// The first part of it that does not hold, in the order of docs/configuration.md, and what the request has
@@ -27,7 +27,7 @@ impl Condition {
 
     /// What the request has of what the condition is about, if that is one thing.
     fn found(&self, view: &dyn RequestView) -> Option<String> {
-        let evaluation = Evaluation::new(view);
+        let mut evaluation = Evaluation::new(view);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).escape_debug().to_string();
         match self {
             Condition::Any(list) => list.first().filter(|_| self.is_about_one_thing())?.found(view),

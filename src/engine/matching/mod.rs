@@ -19,7 +19,6 @@ mod text;
 #[cfg(test)]
 mod reference;
 
-use std::cell::OnceCell;
 use std::net::IpAddr;
 
 use smallvec::SmallVec;
@@ -132,30 +131,38 @@ enum FieldAnswer {
 }
 
 /// The answers that several conditions need, kept while one request is looked at.
+///
+/// They are made where they stay: moving half a kilobyte about would cost more than most conditions.
 pub(crate) struct Evaluation<'v> {
     view: &'v dyn RequestView,
-    path: OnceCell<path::Plain>,
-    host: OnceCell<SmallVec<[u8; 256]>>,
+    /// Empty until it is asked for: a path has a '/' at least.
+    path: path::Plain,
+    host: SmallVec<[u8; 256]>,
+    host_is_known: bool,
 }
 
 impl<'v> Evaluation<'v> {
     pub(crate) fn new(view: &'v dyn RequestView) -> Self {
-        Evaluation { view, path: OnceCell::new(), host: OnceCell::new() }
+        Evaluation { view, path: SmallVec::new_const(), host: SmallVec::new_const(), host_is_known: false }
     }
 
     /// The path in its plain form.
-    fn path(&self) -> &[u8] {
-        self.path.get_or_init(|| path::plain(self.view.path()))
+    fn path(&mut self) -> &[u8] {
+        if self.path.is_empty() {
+            path::put_plain(self.view.path(), &mut self.path);
+        }
+        &self.path
     }
 
     /// The host in small letters, without the dot that may stand behind it.
-    fn host(&self) -> &[u8] {
-        self.host.get_or_init(|| {
+    fn host(&mut self) -> &[u8] {
+        if !self.host_is_known {
+            self.host_is_known = true;
             let (host, _) = self.view.host();
-            let mut host = SmallVec::from_slice(host.strip_suffix(b".").unwrap_or(host));
-            host.make_ascii_lowercase();
-            host
-        })
+            self.host.extend_from_slice(host.strip_suffix(b".").unwrap_or(host));
+            self.host.make_ascii_lowercase();
+        }
+        &self.host
     }
 
     fn client(&self) -> Option<IpAddr> {
@@ -171,7 +178,7 @@ impl<'v> Evaluation<'v> {
         }
     }
 
-    fn holds(&self, node: &Node) -> bool {
+    fn holds(&mut self, node: &Node) -> bool {
         match node {
             Node::All(nodes) => nodes.iter().all(|node| self.holds(node)),
             Node::Any(nodes) => nodes.iter().any(|node| self.holds(node)),
@@ -197,7 +204,7 @@ impl<'v> Evaluation<'v> {
 
 impl Matcher {
     /// Whether the condition holds for a request.
-    pub(crate) fn holds(&self, evaluation: &Evaluation<'_>) -> bool {
+    pub(crate) fn holds(&self, evaluation: &mut Evaluation<'_>) -> bool {
         evaluation.holds(&self.0)
     }
 }

@@ -10,20 +10,34 @@ use smallvec::SmallVec;
 /// Paths up to this length need no allocation.
 pub(super) type Plain = SmallVec<[u8; 512]>;
 
-/// Puts the pieces of a path together, and gives it its plain form.
-pub(super) fn plain(pieces: [&[u8]; 4]) -> Plain {
-    let mut path = Plain::new();
+/// Puts the pieces of a path together in `path`, which is empty, and gives it its plain form.
+pub(super) fn put_plain(pieces: [&[u8]; 4], path: &mut Plain) {
     for piece in pieces {
-        path.extend_from_slice(piece);
+        if !piece.is_empty() {
+            path.extend_from_slice(piece);
+        }
     }
-    if path.contains(&b'%') {
-        decode(&mut path, false);
+    // One look tells of most paths that they are plain.
+    let mut before = 0;
+    let (mut encoded, mut special) = (false, false);
+    for &byte in path.iter() {
+        encoded |= byte == b'%';
+        special |= before == b'/' && matches!(byte, b'/' | b'.');
+        before = byte;
     }
-    let special = |two: &[u8]| two[0] == b'/' && matches!(two[1], b'/' | b'.');
-    if path.windows(2).any(special) {
-        let len = walk(&mut path);
+    if encoded {
+        decode(path, false);
+    }
+    if encoded || special {
+        let len = walk(path);
         path.truncate(len);
     }
+}
+
+/// [`put_plain`], for who is in no hurry.
+pub(super) fn plain(pieces: [&[u8]; 4]) -> Plain {
+    let mut path = Plain::new();
+    put_plain(pieces, &mut path);
     path
 }
 

@@ -380,7 +380,7 @@ impl Asked {
 fn compiled(matcher: &Matcher, asked: &Asked) -> bool {
     let transaction = asked.transaction();
     let view = TransactionView { transaction: &transaction, client: asked.client, internal: asked.internal };
-    matcher.holds(&Evaluation::new(&view))
+    matcher.holds(&mut Evaluation::new(&view))
 }
 
 fn matcher(condition: &Value) -> (Condition, Matcher) {
@@ -452,7 +452,7 @@ fn a_rule_of_a_thousand_conditions_against_a_reference_evaluator() {
             let start = Instant::now();
             for (transaction, asked) in &transactions {
                 let view = TransactionView { transaction, client: asked.client, internal: asked.internal };
-                std::hint::black_box(matcher.holds(&Evaluation::new(&view)));
+                std::hint::black_box(matcher.holds(&mut Evaluation::new(&view)));
             }
             let (nanoseconds, evaluations) = took.get();
             took.set((nanoseconds + start.elapsed().as_nanos(), evaluations + REQUESTS as u32));
@@ -494,7 +494,7 @@ fn a_thousand_texts_cost_about_as_much_as_one() {
         let turn = || {
             let start = Instant::now();
             for _ in 0..2000 {
-                assert!(!matcher.holds(&Evaluation::new(std::hint::black_box(&view))));
+                assert!(!matcher.holds(&mut Evaluation::new(std::hint::black_box(&view))));
             }
             start.elapsed().as_nanos() as f64 / 2000.0
         };

@@ -21,8 +21,8 @@ impl Share {
     }
 
     /// Whether the request is among them. One without what decides is not.
-    pub(super) fn takes(&self, evaluation: &Evaluation<'_>) -> bool {
-        let first = |kind, name: &str| {
+    pub(super) fn takes(&self, evaluation: &mut Evaluation<'_>) -> bool {
+        let first = |evaluation: &Evaluation<'_>, kind, name: &str| {
             let mut taken = false;
             evaluation.values(kind, name, &mut |value| {
                 taken = self.takes_key(value);
@@ -37,8 +37,8 @@ impl Share {
                 None => false,
             },
             SampleBy::Path => self.takes_key(evaluation.path()),
-            SampleBy::Header(name) => first(FieldKind::Header, name),
-            SampleBy::Cookie(name) => first(FieldKind::Cookie, name),
+            SampleBy::Header(name) => first(evaluation, FieldKind::Header, name),
+            SampleBy::Cookie(name) => first(evaluation, FieldKind::Cookie, name),
         }
     }
 

@@ -134,7 +134,7 @@ fn there_are_limits() {
     let file = |filters: &str| config::parse(Path::new("f.yaml"), &format!("filters:\n{filters}"));
     assert!(file(&filter(MAX_CONDITIONS)).is_ok());
     let message = file(&filter(MAX_CONDITIONS + 1)).unwrap_err().to_string();
-    assert!(message.starts_with("f.yaml:2:32: filters[0].match: has 4097 conditions; there may be 4096"), "{message}");
+    assert!(message.starts_with("f.yaml:2:33: filters[0].match: has 4097 conditions; there may be 4096"), "{message}");
     let message = file(&filter(2049).repeat(2)).unwrap_err().to_string();
     assert_eq!(message, "f.yaml: its filters have 4098 conditions; a file may have 4096");
 }
