@@ -45,7 +45,7 @@ fn every_bad_file_gives_its_golden_message() {
     files.sort();
     for file in files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "yaml")) {
         let name = file.file_stem().and_then(|stem| stem.to_str()).expect("a name in UTF-8");
-        match config::load_with(file, &variables) {
+        match config::load_with(file, &variables, None) {
             Ok(_) => wrong.push(format!("{name}: loads")),
             Err(error) => {
                 let line = error.to_string();

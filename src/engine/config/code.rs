@@ -284,11 +284,11 @@ mod tests {
     fn files_of_a_rule_agree_on_one_cache() {
         let one = |text: &str| file(&format!("{text}\nfilters: [{{name: a, module: b}}]\n")).unwrap();
         let mut all = one("");
-        all.extend(one("code_cache: {directory: /w}")).unwrap();
-        all.extend(one("")).unwrap();
-        all.extend(one("code_cache: {directory: /w}")).unwrap();
+        all.extend(Path::new("f.yaml"), one("code_cache: {directory: /w}")).unwrap();
+        all.extend(Path::new("f.yaml"), one("")).unwrap();
+        all.extend(Path::new("f.yaml"), one("code_cache: {directory: /w}")).unwrap();
         assert_eq!(all.code_cache.as_ref().unwrap().directory, Path::new("/w"));
-        let message = all.extend(one("code_cache: {directory: /v}")).unwrap_err();
+        let message = all.extend(Path::new("f.yaml"), one("code_cache: {directory: /v}")).unwrap_err().to_string();
         assert!(message.contains("/w") && message.contains("/v"), "{message}");
     }
 

@@ -436,9 +436,10 @@ mod tests {
         let text = "modules: {auth: lib/auth-1.2.wasm, b.wasm: /abs/c.wasm}\nfilters:\n  - {name: a, module: auth}\n  \
                     - {name: b, module: b.wasm}\n  - {name: c, module: other.wasm}\nservices:\n  - {name: d, module: auth}\n";
         let file = parse(Path::new("/etc/f/shop.yaml"), text).unwrap();
-        let paths: Vec<_> = file.filters.iter().map(|filter| filter.module.to_str().unwrap()).collect();
+        let paths: Vec<_> =
+            file.filters.iter().map(|filter| filter.code.source.path().unwrap().to_str().unwrap()).collect();
         assert_eq!(paths, ["/etc/f/lib/auth-1.2.wasm", "/abs/c.wasm", "/etc/f/other.wasm"]);
-        assert_eq!(file.services[0].module, file.filters[0].module);
+        assert_eq!(file.services[0].code, file.filters[0].code);
     }
 
     #[test]
@@ -456,9 +457,12 @@ mod tests {
                     limits: {memory_mib: ${N}, pause_ms: '${N}0'}\n    callout_hosts: ['${HOST}:${N}']\n\
                     metrics: {listen: '127.0.0.${N}:80${N}', any_address: '${YES}'}\n";
         let text = text.replace("{${N}: '${N}'", "{'${N}': '${N}'").replace(": ${N},", ": '${N}',");
-        let file = parse_with(Path::new("/etc/f/shop.yaml"), &text, &variables).unwrap();
+        let file = parse_with(Path::new("/etc/f/shop.yaml"), &text, &variables, None).unwrap();
         let filter = &file.filters[0];
-        assert_eq!((filter.name.as_str(), filter.module.to_str()), ("f-7", Some("/etc/f/auth.test/m.wasm")));
+        assert_eq!(
+            (filter.name.as_str(), filter.code.source.path().and_then(Path::to_str)),
+            ("f-7", Some("/etc/f/auth.test/m.wasm"))
+        );
         let json: serde_json::Value = serde_json::from_slice(&filter.configuration).unwrap();
         let expected = serde_json::json!({
             // Keys stay, and what comes from a variable is text where anything may stand.
@@ -473,13 +477,13 @@ mod tests {
         assert_eq!(file.metrics[0], Metrics { listen: "127.0.0.7:807".parse().unwrap(), any_address: true });
         // Without being asked, nothing is put in.
         let text = "filters: [{name: 'f-${N}', module: m}]";
-        assert_eq!(parse_with(Path::new("f"), text, &variables).unwrap().filters[0].name, "f-${N}");
+        assert_eq!(parse_with(Path::new("f"), text, &variables, None).unwrap().filters[0].name, "f-${N}");
     }
 
     #[test]
     fn variables_that_are_wrong_are_told_with_their_place() {
         let variables = Variables::only([("N", "many")]);
-        let message = |text: &str| parse_with(Path::new("f"), text, &variables).unwrap_err().to_string();
+        let message = |text: &str| parse_with(Path::new("f"), text, &variables, None).unwrap_err().to_string();
         assert_eq!(
             message("substitute: [N]\nfilters: [{name: a, module: b, limits: {memory_mib: '${N}'}}]"),
             "f:2:53: filters[0].limits.memory_mib: a whole number from 1 to 4096 is expected, not the text 'many' in \

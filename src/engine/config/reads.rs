@@ -40,8 +40,8 @@ mod tests {
         let one = |text: &str| parse(Path::new("f.yaml"), text).unwrap();
         let mut all = one("filters: [{name: a, module: b}]\n");
         assert!(!all.watch);
-        all.extend(one("watch: true\nfilters: [{name: a, module: b}]\n")).unwrap();
-        all.extend(one("watch: false\nfilters: [{name: a, module: b}]\n")).unwrap();
+        all.extend(Path::new("f.yaml"), one("watch: true\nfilters: [{name: a, module: b}]\n")).unwrap();
+        all.extend(Path::new("f.yaml"), one("watch: false\nfilters: [{name: a, module: b}]\n")).unwrap();
         assert!(all.watch);
     }
 }

@@ -7,7 +7,14 @@ fn frame(function: u32, offset: u32) -> Frame {
 }
 
 fn trap(kind: TrapKind, backtrace: &[Frame]) -> Trap {
-    Trap { callback: Callback::RequestHeaders, kind, reason: String::new(), backtrace: backtrace.to_vec() }
+    Trap {
+        callback: Callback::RequestHeaders,
+        kind,
+        reason: String::new(),
+        limit: None,
+        spent: std::time::Duration::ZERO,
+        backtrace: backtrace.to_vec(),
+    }
 }
 
 #[test]

@@ -148,6 +148,11 @@ mod tests {
                 root_id: String::new(),
                 configuration: Arc::from([]),
                 upstreams: Arc::clone(&upstreams),
+                log: crate::settings::SiteOf(crate::journal::Site::plain()),
+                breaker: crate::breaker::SharedBreaker(Arc::new(crate::breaker::Breaker::new(
+                    crate::config::BreakerSettings::default(),
+                    Arc::default(),
+                ))),
             };
             assert_eq!(plugins.insert(Arc::new(spec)), index);
         }

@@ -34,7 +34,9 @@ fn paths_begin_at_the_configuration_directory() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.yaml");
     std::fs::write(&path, format!("config:\n  name: a\n{CODE}")).unwrap();
-    let load = |config_dir| crate::config::load(&path, config_dir).unwrap().filters.remove(0);
+    let load = |config_dir| {
+        crate::config::load_with(&path, &crate::config::Variables::default(), config_dir).unwrap().filters.remove(0)
+    };
     assert_eq!(super::path(&load(Some(Path::new("/etc/elsewhere")))), Path::new("/etc/elsewhere/a.wasm"));
     assert_eq!(super::path(&load(None)), dir.path().join("a.wasm"));
 }
