@@ -57,13 +57,28 @@ pub struct BreakerSpec {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "BreakerSettings")]
 pub(super) struct RawBreakerSettings {
+    /// So many failures within the window open it, if they are also `percent` of the transactions; 0 is off. Default: 20.
+    #[schemars(range(max = 1_000_000))]
     failures: Option<u32>,
+    /// The share of the transactions that began within the window. Default: 90.
+    #[schemars(range(max = 100))]
     percent: Option<u32>,
+    /// So much processor time lost to failures within the window opens it, whatever their share. Default: 1000.
+    #[schemars(range(max = 3_600_000))]
     lost_ms: Option<u32>,
+    /// How long failures are remembered, in milliseconds. Default: 10000.
+    #[schemars(range(min = 1, max = 3_600_000))]
     window_ms: Option<u32>,
+    /// The first pause, in milliseconds. Default: 1000.
+    #[schemars(range(min = 1, max = 3_600_000))]
     pause_ms: Option<u32>,
+    /// The longest pause, in milliseconds. Default: 60000.
+    #[schemars(range(min = 1, max = 3_600_000))]
     max_pause_ms: Option<u32>,
+    /// How many transactions try the filter at a time, and must all go well. Default: 1.
+    #[schemars(range(min = 1, max = 1000))]
     probes: Option<u32>,
+    /// What becomes of transactions meanwhile. Default: as `failure_policy`.
     while_open: Option<RawFailure>,
 }
 

@@ -81,6 +81,7 @@ const PROXYS: [&str; 8] =
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Answer")]
 pub(super) struct RawAnswer {
+    /// What becomes of the transaction. Default: closed.
     #[serde(default)]
     policy: FailurePolicy,
     /// 400 to 599; 503 by default.

@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn mistakes_say_what_is_expected() {
         for (filter, expected) in [
-            ("log: {level: loud}", "unknown variant `loud`, expected one of `trace`, `debug`"),
+            ("log: {level: loud}", "'error', 'critical' or 'off' is expected, not 'loud'"),
             ("log: {file: ../x}", "'../x' is no name of a log file"),
             ("log: {file: a/b.log}", "'a/b.log' is no name of a log file"),
             ("log: {file: ''}", "'' is no name of a log file"),
@@ -202,6 +202,6 @@ mod tests {
             assert!(message.contains(expected), "{filter}: {expected:?} is not in\n{message}");
         }
         let message = settings("log: {levels: info}", "").unwrap_err();
-        assert!(message.contains("unknown field `levels`, expected one of `level`, `file`, `rolling`"), "{message}");
+        assert!(message.contains("unknown key 'levels' in \"log: {»levels«: info}\"; did you mean 'level'?"), "{message}");
     }
 }

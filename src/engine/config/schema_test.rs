@@ -103,7 +103,13 @@ fn objections(root: &Value, node: &Value, value: &Value, place: &str, found: &mu
                     object(format!("{value} does not match {says}"));
                 }
             }
-            "minimum" | "maximum" | "minItems" | "minLength" => {}
+            "minProperties" if value.as_object().is_some_and(|map| (map.len() as u64) < says.as_u64().unwrap()) => {
+                object("too few keys".to_owned());
+            }
+            "exclusiveMinimum" if value.is_number() && value.as_f64() <= says.as_f64() => object(format!("{value} <= {says}")),
+            "minimum" | "maximum" | "minItems" | "minLength" | "minProperties" | "exclusiveMinimum" => {}
+            // For editors: what holds where nothing is said.
+            "default" | "examples" => {}
             "anyOf" | "oneOf" | "allOf" => {
                 let choices = says.as_array().unwrap().iter().map(|choice| {
                     let mut inner = Vec::new();

@@ -57,9 +57,9 @@ fn every_form_means_what_the_documentation_says() {
 fn mistakes_say_where_and_what() {
     for (text, expected) in [
         ("{}", "5:7: filters[0].match: an empty mapping says nothing"),
-        ("GET", "5:7: filters[0].match: invalid type: string \"GET\", expected a mapping of conditions"),
-        ("methods: GET", "5:7: filters[0].match: unknown field `methods`, expected one of `method`, `host`, `path`"),
-        ("method:", "5:14: filters[0].match.method: invalid type: unit value, expected one, or a list of them"),
+        ("GET", "5:7: filters[0].match: a mapping of conditions, such as {path: /admin/**} is expected, not the text 'GET'"),
+        ("methods: GET", "5:7: filters[0].match: unknown key 'methods' in \"»methods«: GET\"; did you mean 'method'?"),
+        ("method:", "5:14: filters[0].match.method: @@"),
         ("method: get", "5:15: filters[0].match.method: methods are written in capitals: 'GET'"),
         ("method: []", "5:15: filters[0].match.method: an empty list says nothing"),
         ("method: [GET, 'A B']", "5:21: filters[0].match.method[1]: 'A B' is no method"),
@@ -104,12 +104,12 @@ fn mistakes_say_where_and_what() {
             "5:16: filters[0].match.client[0]: '10.0.0.0/33' is neither an address nor a network",
         ),
         ("scheme: ftp", "5:15: filters[0].match.scheme: 'ftp' is no scheme of a client's"),
-        ("internal: 1", "5:17: filters[0].match.internal: invalid type: integer `1`, expected a boolean"),
+        ("internal: 1", "5:17: filters[0].match.internal: @@"),
         ("sample: {percent: 101}", "5:25: filters[0].match.sample.percent: 101 is not within 0 to 100"),
         ("sample: {percent: -0.5}", "5:25: filters[0].match.sample.percent: -0.5 is not within 0 to 100"),
         ("sample: {percent: 0.00001}", "5:25: filters[0].match.sample.percent: 0.00001 has more than four decimals"),
         ("sample: {percent: 1, by: user}", "5:32: filters[0].match.sample.by: 'user' decides nothing"),
-        ("sample: {by: path}", "5:15: filters[0].match.sample: missing field `percent`"),
+        ("sample: {by: path}", "5:15: filters[0].match.sample: the key 'percent' is missing"),
         ("any: []", "5:12: filters[0].match.any: an empty list says nothing"),
         ("not: {}", "5:12: filters[0].match.not: an empty mapping says nothing"),
         ("all: [{path: /a}, {}]", "5:25: filters[0].match.all[1]: an empty mapping says nothing"),
@@ -127,7 +127,8 @@ fn there_are_limits() {
     let message = parse(&nested(MAX_DEPTH)).unwrap_err();
     assert!(message.contains("conditions stand 17 deep in each other here; there may be 16 levels"), "{message}");
     // Beyond serde_yaml's own limit, which keeps the stack.
-    assert!(parse(&nested(1000)).unwrap_err().contains("recursion limit"));
+    let message = parse(&nested(1000)).unwrap_err();
+    assert!(message.contains("recursion limit"), "{message:.300}");
 
     let list = |count: usize| (0..count).map(|n| format!("/{n}")).collect::<Vec<_>>().join(", ");
     let filter = |count: usize| format!("  - {{name: a, module: b, match: {{path: [{}]}}}}\n", list(count));
@@ -136,14 +137,16 @@ fn there_are_limits() {
     let message = file(&filter(MAX_CONDITIONS + 1)).unwrap_err().to_string();
     assert!(message.starts_with("f.yaml:2:33: filters[0].match: has 4097 conditions; there may be 4096"), "{message}");
     let message = file(&filter(2049).repeat(2)).unwrap_err().to_string();
-    assert_eq!(message, "f.yaml: its filters have 4098 conditions; a file may have 4096");
+    assert!(message.contains("filters: its filters have 4098 conditions; a file may have 4096"), "{message}");
 }
 
 #[test]
 fn a_service_has_no_match() {
     let file = "services: [{name: a, module: b, match: {path: /a}}]\n";
     let message = config::parse(Path::new("f.yaml"), file).unwrap_err().to_string();
-    assert_eq!(message, "f.yaml: service 'a': a service has no transactions, so no 'match'");
+    assert_eq!(message,
+        "f.yaml:1:33: services[0].match: a service has no transactions, so no 'match': drop the key in \"services: [{name: a, \
+         module: b, »match«: {path: /a}}]\"");
 }
 
 #[test]
