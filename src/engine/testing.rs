@@ -93,7 +93,10 @@ impl RequestView for TransactionView<'_> {
     }
 
     fn path(&self) -> [&[u8]; 4] {
-        [self.target().0, b"", b"", b""]
+        match self.target().0 {
+            [b'/', rest @ ..] => [b"/", rest, b"", b""],
+            other => [other, b"", b"", b""],
+        }
     }
 
     fn query(&self) -> &[u8] {

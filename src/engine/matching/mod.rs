@@ -135,23 +135,59 @@ enum FieldAnswer {
 /// They are made where they stay: moving half a kilobyte about would cost more than most conditions.
 pub(crate) struct Evaluation<'v> {
     view: &'v dyn RequestView,
-    /// Empty until it is asked for: a path has a '/' at least.
+    /// The path as a whole, once somebody needs it put together.
     path: path::Plain,
+    rest: Rest<'v>,
     host: SmallVec<[u8; 256]>,
     host_is_known: bool,
 }
 
+/// What stands behind the first '/' of the path in its plain form.
+enum Rest<'v> {
+    /// Nobody has asked.
+    Unknown,
+    /// As the request has it: most paths are plain.
+    Lent(&'v [u8]),
+    /// In [`Evaluation::path`].
+    Made,
+}
+
 impl<'v> Evaluation<'v> {
     pub(crate) fn new(view: &'v dyn RequestView) -> Self {
-        Evaluation { view, path: SmallVec::new_const(), host: SmallVec::new_const(), host_is_known: false }
+        Evaluation {
+            view,
+            path: SmallVec::new_const(),
+            rest: Rest::Unknown,
+            host: SmallVec::new_const(),
+            host_is_known: false,
+        }
     }
 
     /// The path in its plain form.
     fn path(&mut self) -> &[u8] {
-        if self.path.is_empty() {
+        if let Rest::Unknown | Rest::Lent(_) = self.rest {
             path::put_plain(self.view.path(), &mut self.path);
+            self.rest = Rest::Made;
         }
         &self.path
+    }
+
+    /// What stands in it behind the first '/'.
+    fn rest(&mut self) -> &[u8] {
+        if let Rest::Unknown = self.rest {
+            match self.view.path() {
+                [b"/", rest, b"", b""] if path::is_plain(rest) => self.rest = Rest::Lent(rest),
+                _ => _ = self.path(),
+            }
+        }
+        match self.rest {
+            Rest::Lent(rest) => rest,
+            _ => self.path.get(1..).unwrap_or_default(),
+        }
+    }
+
+    fn path_is_like(&mut self, set: &TextSet) -> bool {
+        set.is_or_begins(self.rest()) || set.has_others() && set.others(self.path())
     }
 
     /// The host in small letters, without the dot that may stand behind it.
@@ -191,7 +227,7 @@ impl<'v> Evaluation<'v> {
             Node::Internal(internal) => self.view.is_internal() == *internal,
             Node::Port(port) => self.view.host().1 == *port,
             Node::Host(set) => set.matches(self.host()),
-            Node::Path(set) => set.matches(self.path()),
+            Node::Path(set) => self.path_is_like(set),
             Node::Client(networks) => self.client().is_some_and(|address| networks.contains(address)),
             Node::Field(FieldQuestion { kind, name, test }) => match test {
                 FieldAnswer::Present(wanted) => self.values(*kind, name, &mut |_| true) == *wanted,

@@ -34,6 +34,16 @@ pub(super) fn put_plain(pieces: [&[u8]; 4], path: &mut Plain) {
     }
 }
 
+/// Whether what stands behind the first '/' of a path has nothing that [`put_plain`] would change.
+pub(super) fn is_plain(rest: &[u8]) -> bool {
+    let mut before = b'/';
+    rest.iter().all(|&byte| {
+        let plain = byte != b'%' && !(before == b'/' && matches!(byte, b'/' | b'.'));
+        before = byte;
+        plain
+    })
+}
+
 /// [`put_plain`], for who is in no hurry.
 pub(super) fn plain(pieces: [&[u8]; 4]) -> Plain {
     let mut path = Plain::new();
@@ -127,7 +137,9 @@ mod tests {
             ("/a;b", "/a;b"),
         ] {
             assert_eq!(&plain([path.as_bytes(), b"", b"", b""])[..], expected.as_bytes(), "{path}");
+            assert!(!is_plain(&path.as_bytes()[1..]) || path == expected, "{path}");
         }
+        assert!(is_plain(b"") && is_plain(b"a/b.c/d..") && is_plain(b"a;b/"));
         assert_eq!(&plain([b"/", b"a/%2e", b";", b"./b"])[..], b"/a/.;./b");
         assert_eq!(&plain([b"/", b"%ff%00%0a", b"", b""])[..], b"/\xff\0\n");
     }

@@ -13,7 +13,8 @@ const FEW: usize = 4;
 /// So many patterns make one set.
 const SET: usize = 256;
 
-/// Patterns of which any may match.
+/// Patterns of which any may match. Of paths, exact texts and beginnings stand without their first '/', which all have:
+/// so a path is compared where it lies, with no '/' before it.
 #[derive(Debug, Default)]
 pub(super) struct TextSet {
     few: Box<[Box<[u8]>]>,
@@ -40,9 +41,14 @@ impl TextSet {
         let (mut exact, mut prefixes, mut suffixes) = (Vec::new(), Vec::new(), Vec::new());
         let (mut literals, mut expressions) = (Vec::new(), Vec::new());
         for pattern in patterns {
+            // What does not begin with '/' is no path, nor the beginning of one.
+            let own = |text: &str| match domain {
+                Domain::Path => text.strip_prefix('/').map(|rest| Box::from(rest.as_bytes())),
+                Domain::Host | Domain::Value => Some(Box::from(text.as_bytes())),
+            };
             match simple(pattern, domain) {
-                Simple::Exact(text) => exact.push(Box::from(text.as_bytes())),
-                Simple::Prefix(text) => prefixes.push(Box::from(text.as_bytes())),
+                Simple::Exact(text) => exact.extend(own(text)),
+                Simple::Prefix(text) => prefixes.extend(own(text)),
                 Simple::Suffix(text) => suffixes.push(text.bytes().rev().collect()),
                 Simple::Contains => literals.push(*pattern),
                 Simple::Expression => expressions.push(*pattern),
@@ -71,12 +77,26 @@ impl TextSet {
         Ok(set)
     }
 
-    /// Whether the text is like one of them.
+    /// Whether the text, which is no path, is like one of them.
     pub(super) fn matches(&self, text: &[u8]) -> bool {
+        self.is_or_begins(text) || self.others(text)
+    }
+
+    /// Whether the text is one of them, or begins with one. Of a path: what stands behind its first '/'.
+    pub(super) fn is_or_begins(&self, text: &[u8]) -> bool {
         self.few.iter().any(|own| **own == *text)
             || self.many.as_ref().is_some_and(|many| many.find(xxh3_64(text), |own| **own == *text).is_some())
             || begins(&self.prefixes, text)
-            || ends(&self.suffixes, text)
+    }
+
+    /// Whether [`Self::others`] may say yes.
+    pub(super) fn has_others(&self) -> bool {
+        !self.suffixes.is_empty() || !self.searches.is_empty()
+    }
+
+    /// Whether the text is as one of those that are neither exact texts nor beginnings.
+    pub(super) fn others(&self, text: &[u8]) -> bool {
+        ends(&self.suffixes, text)
             || self.searches.iter().any(|search| match search {
                 Search::One(regex) => regex.is_match(text),
                 Search::Set(set) => set.is_match(text),
