@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use arc_swap::Guard;
 use ats::event::{Event, HookId};
 use ats::handle::TxnHandle;
 use ats::hook::Hook;
@@ -14,7 +15,7 @@ use ats::messages::Messages;
 use ats::remap::RemapRequest;
 use ats::txn::{CacheLookup, Txn};
 use ats::txn_hooks::{Attached, TxnHandler};
-use engine::{At, LocalResponse, Participants, Side, Stream, Verdict};
+use engine::{At, Chain, LocalResponse, Participants, Side, Stream, Verdict};
 use smallvec::SmallVec;
 
 use crate::course::Input;
@@ -45,10 +46,11 @@ pub(crate) struct Outcome {
     pub(crate) answered: bool,
 }
 
-/// `TSRemapDoRemap`, first: which filters take part. `None` if there is nothing to do.
+/// `TSRemapDoRemap`, first: which filters of which chain take part. `None` if there is nothing to do.
 ///
-/// Decided now and not again: what filters change of the request later does not change who takes part.
-pub(crate) fn participants(rule: &Rule, request: &RemapRequest<'_>) -> Option<Participants> {
+/// Decided now and not again: what filters change of the request later does not change who takes part, and a chain that
+/// is swapped in meanwhile is the next transaction's.
+pub(crate) fn participants(rule: &Rule, request: &RemapRequest<'_>) -> Option<(Guard<Arc<Chain>>, Participants)> {
     let slot = threads::slot();
     let process = process::get();
     process.count_entered(slot);
@@ -60,18 +62,17 @@ pub(crate) fn participants(rule: &Rule, request: &RemapRequest<'_>) -> Option<Pa
         }
         return None;
     }
-    Some(participants)
+    Some((chain, participants))
 }
 
 /// `TSRemapDoRemap`, then: shows the request to those filters, and hooks what they need.
 pub(crate) fn begin(
-    rule: &Rule,
+    chain: &Arc<Chain>,
     request: &mut RemapRequest<'_>,
     handle: TxnHandle,
     participants: Participants,
 ) -> Outcome {
     let slot = threads::slot();
-    let chain = rule.chain();
     let needs = chain.needs_of(participants);
     if !needs.request_headers {
         return Outcome::default();
@@ -83,7 +84,7 @@ pub(crate) fn begin(
     let txn = request.txn();
     let unannounced = !has_body && request_body::may_come_unannounced(txn, &mut request.messages());
     let has_body = has_body || unannounced;
-    let mut stream = Stream::of(Arc::clone(&chain), slot, Box::new(TxnHost::new(handle)), participants);
+    let mut stream = Stream::of(Arc::clone(chain), slot, Box::new(TxnHost::new(handle)), participants);
     let verdict = stream.request_headers(!has_body);
     let remapped = stream.with_host(|host| host.request_line_changed()).unwrap_or(false);
     let paused = verdict == Verdict::Pause;

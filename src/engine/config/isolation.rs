@@ -55,7 +55,9 @@ mod tests {
         assert_eq!(isolation("services", ""), Ok(Isolation::Shared));
         let error = isolation("services", ", isolation: transaction").unwrap_err();
         assert!(
-            error.starts_with("f.yaml:2:26: services[0].isolation: a service has a VM of its own in any case, so no 'isolation'"),
+            error.starts_with(
+                "f.yaml:2:26: services[0].isolation: a service has a VM of its own in any case, so no 'isolation'"
+            ),
             "{error}"
         );
     }

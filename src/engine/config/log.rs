@@ -202,6 +202,9 @@ mod tests {
             assert!(message.contains(expected), "{filter}: {expected:?} is not in\n{message}");
         }
         let message = settings("log: {levels: info}", "").unwrap_err();
-        assert!(message.contains("unknown key 'levels' in \"log: {»levels«: info}\"; did you mean 'level'?"), "{message}");
+        assert!(
+            message.contains("unknown key 'levels' in \"log: {»levels«: info}\"; did you mean 'level'?"),
+            "{message}"
+        );
     }
 }

@@ -106,8 +106,14 @@ fn objections(root: &Value, node: &Value, value: &Value, place: &str, found: &mu
             "minProperties" if value.as_object().is_some_and(|map| (map.len() as u64) < says.as_u64().unwrap()) => {
                 object("too few keys".to_owned());
             }
-            "exclusiveMinimum" if value.is_number() && value.as_f64() <= says.as_f64() => object(format!("{value} <= {says}")),
-            "minimum" | "maximum" | "minItems" | "minLength" | "minProperties" | "exclusiveMinimum" => {}
+            "exclusiveMinimum" if value.is_number() && value.as_f64() <= says.as_f64() => {
+                object(format!("{value} <= {says}"))
+            }
+            "maxProperties" if value.as_object().is_some_and(|map| (map.len() as u64) > says.as_u64().unwrap()) => {
+                object("too many keys".to_owned());
+            }
+            "minimum" | "maximum" | "maxProperties" | "minItems" | "minLength" | "minProperties"
+            | "exclusiveMinimum" => {}
             // For editors: what holds where nothing is said.
             "default" | "examples" => {}
             "anyOf" | "oneOf" | "allOf" => {

@@ -55,11 +55,15 @@ fn every_form_means_what_the_documentation_says() {
 
 #[test]
 fn mistakes_say_where_and_what() {
+    let mut wrong = Vec::new();
     for (text, expected) in [
         ("{}", "5:7: filters[0].match: an empty mapping says nothing"),
-        ("GET", "5:7: filters[0].match: a mapping of conditions, such as {path: /admin/**} is expected, not the text 'GET'"),
+        (
+            "GET",
+            "5:7: filters[0].match: a mapping of conditions, such as {path: /admin/**} is expected, not the text 'GET'",
+        ),
         ("methods: GET", "5:7: filters[0].match: unknown key 'methods' in \"»methods«: GET\"; did you mean 'method'?"),
-        ("method:", "5:14: filters[0].match.method: @@"),
+        ("method:", "5:14: filters[0].match.method: one, or a list of them is expected, not nothing"),
         ("method: get", "5:15: filters[0].match.method: methods are written in capitals: 'GET'"),
         ("method: []", "5:15: filters[0].match.method: an empty list says nothing"),
         ("method: [GET, 'A B']", "5:21: filters[0].match.method[1]: 'A B' is no method"),
@@ -91,9 +95,9 @@ fn mistakes_say_where_and_what() {
         ("query: {page: 1}", "5:21: filters[0].match.query.page: 1 is no text, and a value, or a mapping"),
         (
             "headers: {':path': /a}",
-            "5:17: filters[0].match.headers: ':path' is no header field here: use the key 'path'",
+            "5:16: filters[0].match.headers: ':path' is no header field here: use the key 'path'",
         ),
-        ("headers: {'@x': a}", "5:17: filters[0].match.headers: '@x' is no name of a header field"),
+        ("headers: {'@x': a}", "5:16: filters[0].match.headers: '@x' is no name of a header field"),
         ("headers: {A: x, a: y}", "5:16: filters[0].match.headers: 'a' stands here twice"),
         (
             "client: 10.0.0.1/8",
@@ -104,7 +108,7 @@ fn mistakes_say_where_and_what() {
             "5:16: filters[0].match.client[0]: '10.0.0.0/33' is neither an address nor a network",
         ),
         ("scheme: ftp", "5:15: filters[0].match.scheme: 'ftp' is no scheme of a client's"),
-        ("internal: 1", "5:17: filters[0].match.internal: @@"),
+        ("internal: 1", "5:17: filters[0].match.internal: 'true' or 'false' is expected"),
         ("sample: {percent: 101}", "5:25: filters[0].match.sample.percent: 101 is not within 0 to 100"),
         ("sample: {percent: -0.5}", "5:25: filters[0].match.sample.percent: -0.5 is not within 0 to 100"),
         ("sample: {percent: 0.00001}", "5:25: filters[0].match.sample.percent: 0.00001 has more than four decimals"),
@@ -116,8 +120,11 @@ fn mistakes_say_where_and_what() {
     ] {
         let message = parse(text).expect_err(text);
         let expected = format!("f.yaml:{expected}");
-        assert!(message.starts_with(&expected), "{text}\n  got {message}\n  not {expected}");
+        if !message.starts_with(&expected) {
+            wrong.push(format!("{text}\n  got {message}\n  not {expected}"));
+        }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
@@ -128,7 +135,7 @@ fn there_are_limits() {
     assert!(message.contains("conditions stand 17 deep in each other here; there may be 16 levels"), "{message}");
     // Beyond serde_yaml's own limit, which keeps the stack.
     let message = parse(&nested(1000)).unwrap_err();
-    assert!(message.contains("recursion limit"), "{message:.300}");
+    assert!(message.contains("nested too deeply: more than 127 levels"), "{message:.300}");
 
     let list = |count: usize| (0..count).map(|n| format!("/{n}")).collect::<Vec<_>>().join(", ");
     let filter = |count: usize| format!("  - {{name: a, module: b, match: {{path: [{}]}}}}\n", list(count));
@@ -144,9 +151,11 @@ fn there_are_limits() {
 fn a_service_has_no_match() {
     let file = "services: [{name: a, module: b, match: {path: /a}}]\n";
     let message = config::parse(Path::new("f.yaml"), file).unwrap_err().to_string();
-    assert_eq!(message,
+    assert_eq!(
+        message,
         "f.yaml:1:33: services[0].match: a service has no transactions, so no 'match': drop the key in \"services: [{name: a, \
-         module: b, »match«: {path: /a}}]\"");
+         module: b, »match«: {path: /a}}]\""
+    );
 }
 
 #[test]

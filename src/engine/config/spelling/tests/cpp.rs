@@ -107,10 +107,12 @@ fn what_the_plugin_refuses_is_refused() {
     let runtime = "config:\n  vm_config:\n    runtime: ats.wasm.runtime.v8\n    code: {local: {filename: a}}\n";
     refused(runtime, &format!("{FILE}:3:14: config.vm_config.runtime: 'ats.wasm.runtime.v8' is no runtime"));
     let name = format!("config:\n  name: \"a\\nb\"\n{CODE}");
-    refused(&name, &format!("{FILE}:2:9: config.name: must be printable"));
+    refused(&name, &format!("{FILE}:2:9: config.name: name: must be printable"));
     let variable = "config:\n  vm_config:\n    environment_variables:\n      key_values: {\"a=b\": c}\n    code: {local: {filename: a}}\n";
     refused(
         variable,
-        &format!("{FILE}:4:19: config.vm_config.environment_variables.key_values: environment variable 'a=b'"),
+        &format!(
+            "{FILE}:4:19: config.vm_config.environment_variables.key_values: environment.a=b: a name is not empty"
+        ),
     );
 }
