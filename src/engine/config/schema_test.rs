@@ -114,8 +114,6 @@ fn objections(root: &Value, node: &Value, value: &Value, place: &str, found: &mu
             }
             "minimum" | "maximum" | "maxProperties" | "minItems" | "minLength" | "minProperties"
             | "exclusiveMinimum" => {}
-            // For editors: what holds where nothing is said.
-            "default" | "examples" => {}
             "anyOf" | "oneOf" | "allOf" => {
                 let choices = says.as_array().unwrap().iter().map(|choice| {
                     let mut inner = Vec::new();
