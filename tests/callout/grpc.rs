@@ -133,7 +133,7 @@ fn long_messages_go_both_ways() {
     assert_eq!(told.messages[0].text, text);
     let told = unary(&cluster, "ServerStream", "bytes:5000000", 1, Some(PATIENCE));
     assert_eq!(told.status, 8);
-    assert!(told.words.contains("response_bytes"), "{}", told.words);
+    assert!(told.words.contains("response_kib"), "{}", told.words);
 }
 
 #[test]

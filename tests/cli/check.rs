@@ -49,7 +49,7 @@ fn several_files_are_one_chain_in_order() {
         "filter 1: api-key\n",
         "filter 2: headers\n",
         "open: a transaction in which it fails goes on without it\n",
-        "memory 8 MiB, callback 20 ms,",
+        "memory 8 MiB, stack 256 KiB, callback 20 ms,",
         first["module"]["sha256"].as_str().unwrap(),
         "\nok: 2 filters of 2 modules, in 2 VMs a thread with 2 plugin contexts\n",
     ] {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use engine::config::{At, Body, ConfigFile, FilterSpec};
-use engine::{FailurePolicy, Limits};
+use engine::Limits;
+use engine::config::{ConfigFile, FilterSpec};
 
 /// Warnings about a chain and its services, as their files describe them.
 pub(super) fn of(config: &ConfigFile) -> Vec<String> {
@@ -46,9 +46,6 @@ fn names(filters: &[FilterSpec]) -> Vec<String> {
 fn service(spec: &FilterSpec) -> Option<String> {
     let usual = Limits::default();
     let keys = [
-        ("body", spec.body != Body::default()),
-        ("at", spec.at != At::default()),
-        ("failure_policy", spec.failure_policy != FailurePolicy::default()),
         ("limits.pause_ms", spec.limits.pause != usual.pause),
         ("limits.body_kib", spec.limits.body_bytes != usual.body_bytes),
     ];

@@ -3,6 +3,8 @@
 //! Every mistake is an error with file, line and column, what is wrong marked, and a word on what was expected. serde_yaml
 //! is used here and nowhere else, since it is no longer developed.
 
+#![allow(clippy::result_large_err, reason = "made once, when a file is wrong")]
+
 mod breaker;
 mod clusters;
 mod code;

@@ -19,7 +19,7 @@ fn objections(root: &Value, node: &Value, value: &Value, place: &str, found: &mu
                 let target = root.pointer(pointer).unwrap_or_else(|| panic!("{place}: {says} leads nowhere"));
                 let mut inner = Vec::new();
                 objections(root, target, value, place, &mut inner);
-                inner.into_iter().for_each(|text| object(text));
+                inner.into_iter().for_each(&mut object);
             }
             "type" => {
                 let is = |ty: &Value| match ty.as_str().unwrap() {
@@ -42,7 +42,7 @@ fn objections(root: &Value, node: &Value, value: &Value, place: &str, found: &mu
                     if let Some(value) = value.get(key) {
                         let mut inner = Vec::new();
                         objections(root, schema, value, &format!("{place}.{key}"), &mut inner);
-                        inner.into_iter().for_each(|text| object(text));
+                        inner.into_iter().for_each(&mut object);
                     }
                 }
             }
@@ -56,7 +56,7 @@ fn objections(root: &Value, node: &Value, value: &Value, place: &str, found: &mu
                     } else {
                         let mut inner = Vec::new();
                         objections(root, says, value, &format!("{place}.{key}"), &mut inner);
-                        inner.into_iter().for_each(|text| object(text));
+                        inner.into_iter().for_each(&mut object);
                     }
                 }
             }
@@ -71,14 +71,14 @@ fn objections(root: &Value, node: &Value, value: &Value, place: &str, found: &mu
                 for (index, item) in value.as_array().into_iter().flatten().enumerate() {
                     let mut inner = Vec::new();
                     objections(root, says, item, &format!("{place}[{index}]"), &mut inner);
-                    inner.into_iter().for_each(|text| object(text));
+                    inner.into_iter().for_each(&mut object);
                 }
             }
             "propertyNames" => {
                 for key in value.as_object().into_iter().flat_map(|object| object.keys()) {
                     let mut inner = Vec::new();
                     objections(root, says, &Value::from(key.as_str()), place, &mut inner);
-                    inner.into_iter().for_each(|text| object(text));
+                    inner.into_iter().for_each(&mut object);
                 }
             }
             "enum" => {

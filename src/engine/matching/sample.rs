@@ -44,7 +44,7 @@ impl Share {
 
     /// The formula, which docs/configuration.md promises: it must never change, or every sample changes.
     fn takes_key(&self, key: &[u8]) -> bool {
-        let place = u128::from(xxh3_64_with_seed(key, self.seed)) * 1_000_000 >> 64;
+        let place = (u128::from(xxh3_64_with_seed(key, self.seed)) * 1_000_000) >> 64;
         place < u128::from(self.millionths)
     }
 }
@@ -62,7 +62,7 @@ mod tests {
     fn the_formula_is_the_documented_one() {
         for (seed, key, hash) in PLACES {
             assert_eq!(xxh3_64_with_seed(key, xxh3_64(seed.as_bytes())), *hash, "{seed} {key:?}");
-            let place = u32::try_from(u128::from(*hash) * 1_000_000 >> 64).unwrap();
+            let place = u32::try_from((u128::from(*hash) * 1_000_000) >> 64).unwrap();
             assert!(!share(place, seed).takes_key(key) && share(place + 1, seed).takes_key(key), "{seed} {key:?}");
         }
     }

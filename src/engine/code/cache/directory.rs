@@ -125,7 +125,7 @@ impl Directory {
                 continue;
             }
             let seconds = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
-            let nanoseconds = Duration::from_nanos(u64::try_from(stat.st_mtime_nsec).unwrap_or(0));
+            let nanoseconds = Duration::from_nanos(stat.st_mtime_nsec);
             files.push(Listed {
                 name: name.to_owned(),
                 size: u64::try_from(stat.st_size).unwrap_or(0),

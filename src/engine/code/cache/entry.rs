@@ -116,7 +116,7 @@ impl Unverified {
     }
 
     /// It was read whole since the machine was started, and nobody has changed it since.
-    pub(super) fn as_noted(self) -> Verified {
+    pub(super) fn noted(self) -> Verified {
         Verified(self.file)
     }
 }

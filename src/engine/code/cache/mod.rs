@@ -187,7 +187,7 @@ fn find(directory: &Directory, name: &str, key: &Key) -> Result<Option<Verified>
             // Its date is all that this is about: who cannot set it has an entry that seems older than it is.
             let _ = file.set_modified(begun);
         }
-        return Ok(Some(unverified.as_noted()));
+        return Ok(Some(unverified.noted()));
     }
     let verified = unverified.verify()?;
     if id.is_settled(begun) {
