@@ -90,7 +90,7 @@ fn files_that_cannot_be_read_give_their_golden_messages() {
     fs::write(at("large.yaml"), vec![b'#'; (16 << 20) + 1]).expect("a file of ours");
     refused("file-too-large", &at("large.yaml"));
     fs::write(at("closed.yaml"), "filters: []\n").expect("a file of ours");
-    let nobody = std::os::unix::fs::PermissionsExt::from_mode(0);
+    let nobody = std::os::unix::fs::PermissionsExt::from_mode(0o000);
     fs::set_permissions(at("closed.yaml"), nobody).expect("a file of ours");
     // Permissions mean nothing to root.
     if fs::read(at("closed.yaml")).is_err() {

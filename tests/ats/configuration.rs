@@ -37,7 +37,7 @@ const MISTAKES: &[Mistake] = &[
     mistake("filters:\n  - name: headers\n  module: x\n", "{file}:3:3: not YAML: the line fits nothing before it"),
     mistake("filters:\n  - name: headers\n", "{file}:2:5: filters[0]: the key 'module' is missing"),
     mistake("filters: []\n", "{file}:1:10: filters: the list is empty: name at least one filter, or drop the key"),
-    mistake("", "{file}:1:1: has neither 'filters' nor 'services', 'clusters', 'namespaces' or 'metrics'"),
+    mistake("", "{file}:1:1: has neither 'filters' nor 'services', 'clusters', 'namespaces', 'metrics' or 'code_cache'"),
     mistake(
         "clusters: {a: {endpoints: ['a.test:80']}}\n",
         "no filter: none of its files has 'filters' or 'services' (",
@@ -224,7 +224,7 @@ fn a_mistake_at_a_reload_leaves_the_old_rules_serving() {
     let rule = format!("http://a.test/ -> http://{}/", origin.address());
 
     // One of each class: a reload takes seconds.
-    let classes = [0, 8, 9, 12];
+    let classes = [0, 9, 10, 13];
     for (done, mistake) in classes.into_iter().map(|at| &MISTAKES[at]).enumerate() {
         server.write_text("filters/shop.yaml", mistake.yaml.expect("these have a file"));
         let lines = server.reload().expect_err("a wrong file is refused");
