@@ -66,6 +66,9 @@ pub enum Error {
     /// The filter's breaker is open: nobody asks it for now.
     #[error("it failed too often, and is set aside for now")]
     SetAside,
+    /// There is no VM for the filter at this moment, through no fault of its own.
+    #[error("{0}")]
+    NoVm(String),
     /// The stream's context went with its VM, through no fault of its own.
     #[error("its VM trapped in another callback")]
     Gone,
@@ -187,6 +190,7 @@ impl Error {
             | Error::Exceeded(_)
             | Error::SetAside
             | Error::Gone
+            | Error::NoVm(_)
             | Error::Held(..)
             | Error::Module(_)
             | Error::Start(_)

@@ -37,7 +37,10 @@ const MISTAKES: &[Mistake] = &[
     mistake("filters:\n  - name: headers\n  module: x\n", "{file}:3:3: not YAML: the line fits nothing before it"),
     mistake("filters:\n  - name: headers\n", "{file}:2:5: filters[0]: the key 'module' is missing"),
     mistake("filters: []\n", "{file}:1:10: filters: the list is empty: name at least one filter, or drop the key"),
-    mistake("", "{file}:1:1: has neither 'filters' nor 'services', 'clusters', 'namespaces', 'metrics' or 'code_cache'"),
+    mistake(
+        "",
+        "{file}:1:1: has neither 'filters' nor 'services', 'clusters', 'namespaces', 'metrics' or 'code_cache'",
+    ),
     mistake(
         "clusters: {a: {endpoints: ['a.test:80']}}\n",
         "no filter: none of its files has 'filters' or 'services' (",

@@ -221,7 +221,7 @@ fn a_filter_has_a_log_file_of_its_own_that_is_rolled() {
 fn a_trap_is_told_once_with_source_lines_and_then_counted() {
     const AGAIN: usize = 60;
     let origin = Origin::start();
-    let server = start(&origin, &[("trap", "")]);
+    let server = start(&origin, &[("trap", "    breaker: off\n")]);
     let mut client = Client::connect(server.port());
     let mark = server.mark();
     let mut last = String::new();

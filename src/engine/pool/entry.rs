@@ -107,7 +107,7 @@ impl<'p> Entry<'p> {
         }
         if !self.pool.is_quick(self.index) {
             self.attend = true;
-            return Err(Error::Start("its VM is being built anew".to_owned()));
+            return Err(Error::NoVm("its VM is being built anew".to_owned()));
         }
         let begun = thread_time();
         self.ensure_vm()?;
@@ -345,7 +345,7 @@ impl<'p> Entry<'p> {
         }
         if !self.pool.is_quick(self.index) {
             self.attend = true;
-            return Err(Error::Start("a VM for it is being built".to_owned()));
+            return Err(Error::NoVm("a VM for it is being built".to_owned()));
         }
         match self.pool.build_single(self.index, &plugin.spec, self.pool.runtime.most_single_vms(), true) {
             Ok(Some(single)) => {
@@ -353,7 +353,7 @@ impl<'p> Entry<'p> {
                 self.guard.roots.forgive(plugin.index);
                 Ok(single)
             }
-            Ok(None) => Err(Error::Start(format!(
+            Ok(None) => Err(Error::NoVm(format!(
                 "all {} VMs that 'isolation: transaction' may have are in use",
                 self.pool.runtime.most_single_vms()
             ))),

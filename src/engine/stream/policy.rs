@@ -97,7 +97,7 @@ impl Course {
             // Nobody failed here.
             Error::SetAside => return filter.stats.breaker_rejected(),
             // Whoever did was counted: what was lost with the same VM is not counted again.
-            Error::Gone => {
+            Error::Gone | Error::NoVm(_) => {
                 if probe {
                     filter.breaker().returned();
                 }
