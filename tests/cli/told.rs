@@ -148,7 +148,7 @@ fn what_loads_and_surprises_is_warned_about() {
     for (file, expected) in [
         ("names.yaml", &["2 filters of the chain are called 'a': log lines and metrics do not tell them apart"][..]),
         ("twice.yaml", &["2 filters of the chain are called 'a'", "filter 'a' stands in the chain more than once"]),
-        ("service.yaml", &["service 's': 'limits.pause_ms'"]),
+        ("service.yaml", &["service 's': the key 'limits.pause_ms' means nothing here"]),
         ("spaces.yaml", &["namespace 'y': no filter and no service of this rule has this 'vm_id'"]),
         ("logs.yaml", &["the log file 'l.log' is rolled in two ways, by 'a' and by 'b'"]),
     ] {
