@@ -29,7 +29,7 @@ use crate::observe::{FilterStats, Meter, Observer, VmGauge};
 use crate::runtime::Runtime;
 use crate::settings::PluginSpec;
 use crate::spec::VmSpec;
-use crate::station::{Address, Station};
+use crate::station::{Address, Delivery, Station};
 use crate::vm::{Home, Vm};
 
 pub(crate) use entry::Entry;
@@ -67,6 +67,9 @@ pub(crate) struct SlotInner {
     backoff: Backoff,
     /// In place of the one VM, where each transaction has its own.
     singles: Singles,
+    /// The number of a VM that is being built apart, and what has come for it: a configuration may ask for things.
+    coming: Option<u64>,
+    early: Vec<Delivery>,
 }
 
 pub(crate) struct Slot {

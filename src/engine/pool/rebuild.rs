@@ -70,6 +70,8 @@ impl Pool {
         let mut entry = self.lock(slot);
         // This is the rebuilder, which knows.
         entry.attend = false;
+        entry.guard.coming = None;
+        let early = std::mem::take(&mut entry.guard.early);
         if entry.guard.vm.is_some() {
             // A request was faster.
             entry.leave();
@@ -99,7 +101,10 @@ impl Pool {
                 Some(Instant::now())
             }
         };
+        let station = Arc::clone(&entry.slot.station);
         entry.leave();
+        // If there is no such VM, they come to nothing there.
+        early.into_iter().for_each(|delivery| station.post(delivery));
         again
     }
 
@@ -107,7 +112,9 @@ impl Pool {
     fn construct(self: &Arc<Self>, index: usize, wanted: Vec<Indexed>) -> Result<Built, Unbuilt> {
         let begun = thread_time();
         let took = || thread_time().saturating_sub(begun);
-        let mut vm = Box::new(self.build_vm(Some(index), true).map_err(Unbuilt::Vm)?.0);
+        let (vm, number) = self.build_vm(Some(index), true).map_err(Unbuilt::Vm)?;
+        self.lock(index).guard.coming = Some(number);
+        let mut vm = Box::new(vm);
         let (mut roots, mut refused) = (Vec::new(), Vec::new());
         let (mut before, mut last) = (took(), Duration::MAX);
         for plugin in wanted {

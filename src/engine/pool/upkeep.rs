@@ -104,7 +104,12 @@ impl Pool {
         let Delivery { address, root, news } = delivery;
         let mut entry = self.lock(address.slot);
         entry.number = address.vm;
-        let Some(vm) = entry.current().filter(|vm| vm.is(address.vm)) else { return };
+        let Some(vm) = entry.current().filter(|vm| vm.is(address.vm)) else {
+            if entry.guard.coming == Some(address.vm) {
+                entry.guard.early.push(Delivery { address, root, news });
+            }
+            return;
+        };
         let about = match &news {
             News::Http { .. } => "the answer to an HTTP call",
             News::Grpc { .. } => "a gRPC call",
