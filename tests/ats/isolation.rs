@@ -42,7 +42,7 @@ fn each_transaction_has_a_vm_that_did_nothing_before() {
         .origin(&origin)
         .stats()
         .rule(Rule::new("a.test", "http://{origin}/").wasm(["a.yaml"]))
-        .file("a.yaml", &file("counts", "counter", "transaction", ""))
+        .file("a.yaml", &file("counts", "counter", "transaction", "    limits: {log_lines_per_second: 100000}\n"))
         .start();
     clients(&server, |client, _| assert_eq!(client.get("a.test", "/").status, 200));
     nothing_is_left(&server, 1);

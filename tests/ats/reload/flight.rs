@@ -91,7 +91,11 @@ fn a_rule_that_is_deleted_while_its_chain_loads() {
         assert_eq!(version(&server, "one"), "1");
         server.rewrite_remap("map http://two.test/ http://{origin}/ @plugin=wasm_remap.so @pparam=two.yaml");
         server.reload().expect("a good configuration loads");
-        server.wait_for_log_since(before, "the callback ran longer than its deadline in proxy_on_configure", PATIENCE);
+        server.wait_for_log_since(
+            before,
+            "the callback ran longer than its deadline (limits.configure_ms: 3000) in proxy_on_configure",
+            PATIENCE,
+        );
         assert_eq!(Client::connect(server.port()).get("one.test", "/").status, 404);
         server.counters("the end of the rule, and of what it had", |counters| {
             counters["rules_created"] - counters["rules_deleted"] == 1

@@ -39,7 +39,7 @@ fn a_message_reloads_what_changed() {
     let mark = server.mark();
     assert!(reload(&server, "").starts_with("3 rules, 1 unchanged, 1 loaded, 1 not, "));
     let why = complaint(&server, mark);
-    let says = server.expand("{etc}/one.yaml:3:5: filters[0]: unknown field `modul`");
+    let says = server.expand("{etc}/one.yaml:3:5: filters[0]: unknown key 'modul'");
     assert!(why.contains("ERROR: ") && why.contains("rule http://one.test/ -> ") && why.contains(&says), "{why}");
     assert_eq!([version(&server, "one"), version(&server, "two")], ["3", "4"]);
     let lines = message(&server, "status", "status: 3 rules, ");
@@ -100,7 +100,7 @@ fn rules_that_share_a_file_change_together() {
     let mark = server.mark();
     assert!(reload(&server, "").starts_with("3 rules, 0 unchanged, 1 loaded, 2 not, "));
     let why = complaint(&server, mark);
-    assert!(why.contains("own.yaml: the list 'filters' is empty"), "{why}");
+    assert!(why.contains("own.yaml:1:10: filters: the list is empty"), "{why}");
     assert!(why.ends_with("as do 1 others that were to change with it"), "{why}");
     assert_eq!(versions(), ["1", "1", "2"]);
     // The operator may ask for one of them.

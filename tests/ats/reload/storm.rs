@@ -233,7 +233,8 @@ fn no_reload_under_load_fails_or_mixes_a_request() {
             && counters["roots_created"] - counters["roots_deleted"] == 4
             && counters["vms_built"] - counters["vms_dropped"] == 2
     });
-    assert_eq!((counters["traps"], counters["panics"]), (0, 0), "a trial VM is no VM in use");
+    // What traps while it is configured does so in VMs that nobody uses yet: as often as such a file was there.
+    assert!(counters["traps"] <= refused && counters["panics"] == 0, "{counters:#?}");
     assert!(counters["reload_loaded"] >= loaded && counters["reload_failures"] >= refused, "{counters:#?}");
     let half = memory.len() / 2;
     // Of each part, the least: ATS's own buffers come and go.
