@@ -137,7 +137,8 @@ fn complaint<'l>(lines: impl Iterator<Item = &'l str>, at: usize, rule: &str) ->
     let bad = |line: &str| line.contains("ERROR: ") || line.contains("WARNING: ");
     let ours: Vec<&str> = lines
         .filter(|line| line.contains("failed to create instance") || (of_plugin(line) && bad(line)))
-        .filter(|line| !line.contains(REFUSED))
+        // A trap has its call stack on a line of its own.
+        .filter(|line| !line.contains(REFUSED) && !line.contains(" does not start: "))
         .collect();
     assert_eq!(ours.len(), 1, "{ours:#?}");
     let place =

@@ -49,7 +49,8 @@ fn each_transaction_has_a_vm_that_did_nothing_before() {
     let diags = server.diags();
     let ids = |event: &str| -> Vec<u32> {
         let mark = format!("lifecycle {event} ");
-        let lines = diags.lines().filter_map(|line| line.split_once(&mark)?.1.trim().parse().ok());
+        let number = |rest: &str| rest.split(" | ").next()?.trim().parse().ok();
+        let lines = diags.lines().filter_map(|line| number(line.split_once(&mark)?.1));
         lines.collect()
     };
     let (roots, streams) = (ids("create-root"), ids("create"));
