@@ -14,6 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a callback may take, in milliseconds.
 const CALLBACK: u64 = 20;
+/// Each connection sends so often to a hostile rule, and to the good one in its place.
+const PACE: Duration = Duration::from_millis(1);
 
 /// A filter and what is said of it.
 struct Hostile {
@@ -255,8 +257,8 @@ fn settled(server: &TrafficServer) -> BTreeMap<String, i64> {
     })
 }
 
-/// Sends requests one after the other over so many connections until it is told to stop; their times.
-fn send(server: &TrafficServer, host: &str, stop: &AtomicBool) -> Vec<Duration> {
+/// Sends requests one after the other, no sooner than `pace` allows, until it is told to stop; their times.
+fn send(server: &TrafficServer, host: &str, stop: &AtomicBool, pace: Duration) -> Vec<Duration> {
     let mut times = Vec::new();
     let mut client = Client::connect(server.port());
     while !stop.load(Ordering::Relaxed) {
@@ -268,16 +270,19 @@ fn send(server: &TrafficServer, host: &str, stop: &AtomicBool) -> Vec<Duration> 
         if response.says_close() {
             client = Client::connect(server.port());
         }
+        thread::sleep(pace.saturating_sub(sent.elapsed()));
     }
     times
 }
 
-/// Requests to the innocent rule while two connections send to `besides`.
+/// Requests to the innocent rule while two connections send to `besides`, at a pace: a filter that is set aside answers
+/// much faster than one that works, and would otherwise be asked as much more often.
 fn slice(server: &TrafficServer, besides: &str, time: Duration) -> Vec<Duration> {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let others: Vec<_> = (0..2).map(|_| scope.spawn(|| send(server, besides, &stop))).collect();
-        let innocent: Vec<_> = (0..2).map(|_| scope.spawn(|| send(server, "innocent.test", &stop))).collect();
+        let others: Vec<_> = (0..2).map(|_| scope.spawn(|| send(server, besides, &stop, PACE))).collect();
+        let innocent: Vec<_> =
+            (0..2).map(|_| scope.spawn(|| send(server, "innocent.test", &stop, Duration::ZERO))).collect();
         thread::sleep(time);
         stop.store(true, Ordering::Relaxed);
         others.into_iter().for_each(|other| drop(other.join().expect("all are answered")));
