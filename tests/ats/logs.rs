@@ -56,7 +56,7 @@ fn place(line: &str) -> Vec<(&str, &str)> {
     found
 }
 
-fn keys<'l>(line: &'l str) -> Vec<&'l str> {
+fn keys(line: &str) -> Vec<&str> {
     place(line).into_iter().map(|(key, _)| key).collect()
 }
 
