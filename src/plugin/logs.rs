@@ -8,9 +8,12 @@ use ats::text_log::{self, TextLog};
 use engine::journal::{self, LogFile, LogFiles, LogWriter, Place, Rolling, Thread};
 use parking_lot::Mutex;
 
-/// The files that are open, by name, and how each is rolled.
+/// The files that are open, by name.
 #[derive(Default)]
-pub(crate) struct Files(Mutex<HashMap<String, (Arc<File>, Option<Rolling>)>>);
+pub(crate) struct Files(Mutex<HashMap<String, Open>>);
+
+/// A file, and how it is rolled.
+type Open = (Arc<File>, Option<Rolling>);
 
 #[derive(Debug)]
 struct File {

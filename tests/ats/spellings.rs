@@ -69,9 +69,12 @@ fn start(origin: &Origin, filters: &[(&str, Filter)]) -> TrafficServer {
     builder.start()
 }
 
+/// Status, reason, fields and body.
+type Seen = (u16, String, Vec<(String, Vec<u8>)>, Vec<u8>);
+
 /// All that a client sees, but for the clock, for names that VMs give themselves, and for whether the connection is kept:
 /// an answer on the origin's side of the cache, where the C++ plugin's filters stand, closes it.
-fn seen(response: &Response) -> (u16, String, Vec<(String, Vec<u8>)>, Vec<u8>) {
+fn seen(response: &Response) -> Seen {
     let Response { status, reason, headers, body, .. } = response;
     let mut fields: Vec<_> = headers.0.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect();
     fields.retain(|(name, _)| name != "date" && name != "connection" && !name.starts_with("x-vm-"));

@@ -53,9 +53,9 @@ impl Loader {
 fn load(runtime: &Runtime, variables: &Variables, config_dir: Option<&Path>, rule: &str, files: &[PathBuf]) -> Loaded {
     let (mut config, mut errors, mut log) = (ConfigFile::default(), Vec::new(), Vec::new());
     for file in files {
-        let found = config::load_with(file, variables, config_dir);
-        if let Err(error) = found.and_then(|found| config.extend(file, found)) {
-            errors.push(Mistake::from(error));
+        match config::load_with(file, variables, config_dir) {
+            Ok(found) => errors.extend(config.extend(file, found).err().map(Mistake::from)),
+            Err(error) => errors.push(Mistake::from(error)),
         }
     }
     if errors.is_empty() && config.filters.is_empty() && config.services.is_empty() {

@@ -64,7 +64,7 @@ fn synthetic(bytes: usize) -> Vec<u8> {
         [leb(code.len()), code].concat()
     };
     let count = bytes / 3 / (one(1000, 2000).len() + 1);
-    let data: Vec<u8> = (0..bytes / 3 * 2).map(|at| (at * at >> 7) as u8).collect();
+    let data: Vec<u8> = (0..bytes / 3 * 2).map(|at| ((at * at) >> 7) as u8).collect();
     let pages = leb(data.len() / 65_536 + 2);
     // Into the first memory, from address 65,536 on.
     let segment = [&[0, 0x41, 0x80, 0x80, 0x04, 0x0b][..], &leb(data.len()), &data].concat();

@@ -52,8 +52,7 @@ fn run(chain: &Arc<Chain>, participants: Participants) -> Vec<Callback> {
         }
     }
     stream.finish();
-    let callbacks = shared.0.lock().callbacks.clone();
-    callbacks
+    shared.0.lock().callbacks.clone()
 }
 
 fn count(callbacks: &[Callback], wanted: Callback) -> usize {
