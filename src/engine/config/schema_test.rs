@@ -13,7 +13,7 @@ fn objections(root: &Value, node: &Value, value: &Value, place: &str, found: &mu
     let mut object = |text: String| found.push(format!("{place}: {text}"));
     for (keyword, says) in node {
         match keyword.as_str() {
-            "$schema" | "title" | "description" | "default" | "definitions" => {}
+            "$schema" | "title" | "description" | "default" | "examples" | "definitions" => {}
             "$ref" => {
                 let pointer = says.as_str().unwrap().strip_prefix('#').unwrap();
                 let target = root.pointer(pointer).unwrap_or_else(|| panic!("{place}: {says} leads nowhere"));

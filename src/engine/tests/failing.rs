@@ -145,7 +145,8 @@ fn a_breaker_opens_tries_and_closes_and_is_seen() {
     let anew = bench.chain(&file.replace("name: f,", "name: f, configuration: other,")).unwrap();
     assert_eq!(status(&ask(&anew, 0, false)), 200);
     drop((chain, other, anew));
-    assert_eq!(total(&bench.runtime, "filters_set_aside"), 0, "what is gone is not set aside");
+    // The rebuilder may be at a VM with it.
+    within("what is gone is not set aside", || (total(&bench.runtime, "filters_set_aside") == 0).then_some(()));
 }
 
 #[test]
