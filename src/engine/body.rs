@@ -196,6 +196,18 @@ impl Bodies {
         self.changed[side as usize]
     }
 
+    /// Whether there is nothing in it, not even a filter that is shown bodies.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.shown.is_empty() && self.held.is_empty()
+    }
+
+    /// Becomes what another stream begins with; the room for what is held stays.
+    pub(crate) fn begin_again(&mut self, next: Bodies) {
+        self.held.clear();
+        self.changed = next.changed;
+        self.shown = next.shown;
+    }
+
     /// Lets go of everything.
     pub(crate) fn clear(&mut self) {
         self.held.clear();

@@ -6,8 +6,9 @@
 //! (next hooks and the close included) inside the call.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::body::{Bodies, BodyBuffer, Side};
 use crate::error::Error;
@@ -51,6 +52,7 @@ struct Property {
     read_only: bool,
 }
 
+#[derive(Default)]
 struct Inner {
     /// Here while the stream is paused, or may be acted on by callbacks of other contexts; else with its driver.
     host: Option<Box<dyn StreamHost>>,
@@ -67,7 +69,9 @@ struct Inner {
 /// The shared part of one stream. Cheap to clone as an `Arc`.
 pub struct StreamCell {
     /// The number of the chain's label, for log lines.
-    label: u64,
+    label: AtomicU64,
+    /// Somebody looked into what follows since the stream began: it may not be as it was then.
+    touched: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -80,32 +84,60 @@ impl std::fmt::Debug for StreamCell {
 impl StreamCell {
     pub(crate) fn new(bodies: Bodies, label: u64) -> Arc<Self> {
         Arc::new(StreamCell {
-            label,
-            inner: Mutex::new(Inner {
-                host: None,
-                effects: Effects::default(),
-                properties: Vec::new(),
-                bodies,
-                parked: false,
-                closed: false,
-                waker: None,
-            }),
+            label: AtomicU64::new(label),
+            touched: AtomicBool::new(false),
+            inner: Mutex::new(Inner { bodies, ..Inner::default() }),
         })
     }
 
     /// The number of the chain's label.
     pub(crate) fn label(&self) -> u64 {
-        self.label
+        self.label.load(Ordering::Relaxed)
+    }
+
+    /// Makes the cell of a stream that is over the cell of another one. False if somebody else still has it: there must be
+    /// no more than `own` references, which are the caller's.
+    #[inline]
+    pub(crate) fn begin_again(self: &Arc<Self>, own: usize, bodies: Bodies, label: u64) -> bool {
+        if Arc::strong_count(self) != own {
+            return false;
+        }
+        // What others did to it before they let go of it has happened.
+        fence(Ordering::Acquire);
+        self.label.store(label, Ordering::Relaxed);
+        if self.touched.load(Ordering::Relaxed) || !bodies.is_empty() {
+            self.begin_touched(bodies);
+        }
+        true
+    }
+
+    fn begin_touched(&self, bodies: Bodies) {
+        let stays = !bodies.is_empty();
+        let mut inner = self.inner.lock();
+        let inner = &mut *inner;
+        // Both went when the stream ended, unless it had none.
+        (inner.host, inner.waker) = (None, None);
+        inner.effects = Effects::default();
+        inner.properties.clear();
+        inner.bodies.begin_again(bodies);
+        (inner.parked, inner.closed) = (false, false);
+        self.touched.store(stays, Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.touched.store(true, Ordering::Relaxed);
+        self.inner.lock()
     }
 
     /// Lends the host to a VM. `None` if it is lent already or the stream has ended.
     pub(crate) fn take_host(&self) -> Option<Box<dyn StreamHost>> {
-        self.inner.lock().host.take()
+        self.lock().host.take()
     }
 
     /// Takes the host back. With `parked`, a driver waits for effects from now on.
     pub(crate) fn put_host(&self, host: Option<Box<dyn StreamHost>>, parked: bool) {
-        let mut inner = self.inner.lock();
+        let mut inner = self.lock();
         if host.is_some() {
             inner.host = host;
         }
@@ -114,7 +146,7 @@ impl StreamCell {
 
     /// Takes the host back from a callback that was not this stream's own.
     pub(crate) fn return_host(&self, host: Box<dyn StreamHost>) {
-        let mut inner = self.inner.lock();
+        let mut inner = self.lock();
         if !inner.closed {
             inner.host = Some(host);
         }
@@ -122,7 +154,7 @@ impl StreamCell {
 
     /// Records an effect. True if a driver waits for it, so that the caller must see to [`StreamCell::wake`].
     pub(crate) fn record(&self, change: impl FnOnce(&mut Effects)) -> bool {
-        let mut inner = self.inner.lock();
+        let mut inner = self.lock();
         change(&mut inner.effects);
         inner.effects.any = true;
         inner.parked
@@ -130,17 +162,17 @@ impl StreamCell {
 
     /// The effects so far, leaving none.
     pub(crate) fn take_effects(&self) -> Effects {
-        std::mem::take(&mut self.inner.lock().effects)
+        std::mem::take(&mut self.lock().effects)
     }
 
     /// The driver no longer waits for effects.
     pub(crate) fn unpark(&self) {
-        self.inner.lock().parked = false;
+        self.lock().parked = false;
     }
 
     /// Asks the host to drive the stream, if it waits.
     pub(crate) fn wake(&self) {
-        let mut inner = self.inner.lock();
+        let mut inner = self.lock();
         if inner.parked
             && let Some(wake) = inner.waker.as_mut()
         {
@@ -150,7 +182,7 @@ impl StreamCell {
 
     /// Whom to call when effects come for a parked stream; at once if they are there already.
     pub(crate) fn set_waker(&self, mut waker: Waker) {
-        let mut inner = self.inner.lock();
+        let mut inner = self.lock();
         if inner.parked && inner.effects.any {
             waker();
         }
@@ -159,14 +191,14 @@ impl StreamCell {
 
     /// Runs `f` on the host, unless it is lent to a VM or gone.
     pub(crate) fn with_host<R>(&self, f: impl FnOnce(&mut dyn StreamHost) -> R) -> Option<R> {
-        let mut inner = self.inner.lock();
+        let mut inner = self.lock();
         let host = inner.host.as_mut()?;
         Some(f(host.as_mut()))
     }
 
     /// Appends the value kept for `path` to `out`; false if there is none.
     pub(crate) fn property(&self, path: &[u8], out: &mut Vec<u8>) -> bool {
-        let inner = self.inner.lock();
+        let inner = self.lock();
         match inner.properties.iter().find(|property| *property.path == *path) {
             Some(property) => {
                 out.extend_from_slice(&property.value);
@@ -184,7 +216,7 @@ impl StreamCell {
     pub(crate) fn set_property(&self, path: &[u8], value: &[u8], read_only: bool) -> Result<(), Error> {
         /// What one stream may keep in all, keys included: a guest must not grow the host without bound.
         const LIMIT: usize = 1 << 20;
-        let mut inner = self.inner.lock();
+        let mut inner = self.lock();
         let at = inner.properties.iter().position(|property| *property.path == *path);
         if at.is_some_and(|at| inner.properties[at].read_only) {
             return Err(Error::BadArgument("the property is read-only, and set already"));
@@ -204,7 +236,7 @@ impl StreamCell {
 
     /// Runs `f` on what filters have of the bodies. `f` calls nothing of the proxy's that runs its state machine.
     pub(crate) fn with_bodies<R>(&self, f: impl FnOnce(&mut Bodies) -> R) -> R {
-        f(&mut self.inner.lock().bodies)
+        f(&mut self.lock().bodies)
     }
 
     /// Takes what a filter has of a body.
@@ -214,7 +246,7 @@ impl StreamCell {
 
     /// Ends the stream: later effects fall into the void. The host goes to its last callbacks, and then away.
     pub(crate) fn close(&self) -> Option<Box<dyn StreamHost>> {
-        let mut inner = self.inner.lock();
+        let mut inner = self.lock();
         inner.parked = false;
         inner.closed = true;
         let (host, waker) = (inner.host.take(), inner.waker.take());

@@ -21,6 +21,7 @@ mod cell;
 mod chain;
 mod code;
 pub mod config;
+mod contexts;
 mod counters;
 mod engines;
 mod error;

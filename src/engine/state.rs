@@ -1,8 +1,7 @@
 //! The data of one VM's store: what hostcalls find.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +10,7 @@ use wasmtime::{Memory, TypedFunc};
 use crate::abi::{AbiVersion, Callback};
 use crate::answer::{Answer, Calls};
 use crate::cell::{Effects, StreamCell};
+use crate::contexts::Contexts;
 use crate::error::Error;
 use crate::host::StreamHost;
 use crate::journal::{Label, Place, Thread};
@@ -39,7 +39,7 @@ pub(crate) struct RootContext {
     pub(crate) queues: BTreeMap<u32, Subscription>,
 }
 
-/// A context of this VM, by its id.
+/// A context of this VM.
 #[derive(Debug)]
 pub(crate) enum Context {
     /// A plugin context. Boxed: there are few, and streams come and go.
@@ -49,35 +49,14 @@ pub(crate) enum Context {
         /// Its plugin context.
         root: u32,
         /// Its filter's place in the chain.
-        filter: usize,
+        filter: u32,
         /// What it shares with its host and the other filters.
         cell: Arc<StreamCell>,
     },
 }
 
-/// Context ids are ours, consecutive and not chosen by anybody else: they are their own hash.
-#[derive(Default)]
-pub(crate) struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(byte);
-        }
-    }
-
-    fn write_u32(&mut self, id: u32) {
-        // The table takes its buckets from the low bits and its tags from the high ones.
-        self.0 = u64::from(id).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    }
-}
-
-/// The contexts of one VM.
-pub(crate) type Contexts = HashMap<u32, Context, BuildHasherDefault<IdHasher>>;
+// A place in the table of contexts is what each rule costs in each VM.
+const _: () = assert!(size_of::<Option<(u32, Context)>>() <= 32);
 
 /// The data of one VM's store.
 pub(crate) struct VmState {
@@ -113,7 +92,7 @@ pub(crate) struct VmState {
     /// What the callback asked for its own stream.
     pub(crate) effects: Effects,
     /// Every context that is alive.
-    pub(crate) contexts: Contexts,
+    pub(crate) contexts: Contexts<Context>,
     /// The plugin contexts that tick, the one that is due first before the others.
     ticking: BTreeSet<(Instant, u32)>,
     /// Streams, other than the one entered for, that have effects waiting.
@@ -225,7 +204,7 @@ impl VmState {
     /// The cell of the stream that hostcalls act on, and the place in its chain of the filter for which they do.
     pub(crate) fn part(&self) -> Result<(&Arc<StreamCell>, usize), Error> {
         match self.contexts.get(&self.effective_context) {
-            Some(Context::Stream { cell, filter, .. }) => Ok((cell, *filter)),
+            Some(Context::Stream { cell, filter, .. }) => Ok((cell, *filter as usize)),
             _ => Err(Error::NotFound),
         }
     }
@@ -336,7 +315,7 @@ impl VmState {
         let Some(Context::Stream { cell, filter, .. }) = self.contexts.get(&self.effective_context) else {
             return Err(Error::NotFound);
         };
-        let filter = *filter;
+        let filter = *filter as usize;
         let own = self.effective_context == self.true_context
             || matches!(self.contexts.get(&self.true_context),
                 Some(Context::Stream { cell: own, .. }) if Arc::ptr_eq(own, cell));

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use wasmtime::{Instance, Store, StoreLimitsBuilder, UpdateDeadline};
 
 use crate::abi::{Action, BodyAction, Callback, MapType};
@@ -51,8 +52,6 @@ pub(crate) struct Home {
 pub(crate) struct Vm {
     store: Store<VmState>,
     callbacks: Callbacks,
-    /// The id of the latest context; ids of live contexts are not given again.
-    last_id: u32,
     callback_time: Budget,
     start_time: Budget,
     configure_time: Budget,
@@ -124,7 +123,6 @@ impl Vm {
         let mut vm = Vm {
             store,
             callbacks,
-            last_id: 0,
             callback_time: budget(given.callback, Limit::Callback),
             start_time,
             configure_time: budget(given.configure, Limit::Configure),
@@ -209,21 +207,12 @@ impl Vm {
         self.store.data()
     }
 
-    fn next_id(&mut self) -> u32 {
-        loop {
-            self.last_id = self.last_id.wrapping_add(1);
-            if self.last_id != 0 && !self.store.data().contexts.contains_key(&self.last_id) {
-                return self.last_id;
-            }
-        }
-    }
-
     /// Creates a plugin context, starts and configures it.
     ///
     /// # Errors
     /// [`Error::Start`] if the guest refuses, [`Error::Trap`] if it traps.
     pub(crate) fn add_root(&mut self, plugin: &Arc<PluginSpec>) -> Result<u32, Error> {
-        let id = self.next_id();
+        let id = self.store.data_mut().contexts.next_id();
         let budget = self.configure_time;
         let root = RootContext {
             plugin: Arc::clone(plugin),
@@ -291,8 +280,8 @@ impl Vm {
 
     /// Whether some plugin context has asked for time, and not called `proxy_done` yet.
     pub(crate) fn is_ending(&self) -> bool {
-        let mut contexts = self.store.data().contexts.values();
-        contexts.any(|context| matches!(context, Context::Root(root) if root.pending_done))
+        let mut contexts = self.store.data().contexts.iter();
+        contexts.any(|(_, context)| matches!(context, Context::Root(root) if root.pending_done))
     }
 
     fn delete_root(&mut self, id: u32) -> Result<(), Error> {
@@ -349,9 +338,9 @@ impl Vm {
         state.host_of = id;
     }
 
-    /// Takes the host back, and what the callbacks asked for.
+    /// Takes the host back. True if the callbacks asked for something, which is to be fetched by [`Vm::take_effects`].
     #[inline]
-    pub(crate) fn take_back(&mut self, id: u32, cell: &StreamCell, host: &mut Option<Box<dyn StreamHost>>) -> Effects {
+    pub(crate) fn take_back(&mut self, id: u32, cell: &StreamCell, host: &mut Option<Box<dyn StreamHost>>) -> bool {
         self.meter.end_visit();
         let state = self.store.data_mut();
         if state.host_of == id {
@@ -362,7 +351,13 @@ impl Vm {
             state.return_host();
             *host = cell.take_host();
         }
-        std::mem::take(&mut state.effects)
+        state.effects.any
+    }
+
+    /// What the callbacks of the stream that was visited asked for.
+    #[cold]
+    pub(crate) fn take_effects(&mut self) -> Effects {
+        std::mem::take(&mut self.store.data_mut().effects)
     }
 
     /// Rescues what a trap left behind in the store: a host that was lent, and a line that was not yet written.
@@ -381,10 +376,10 @@ impl Vm {
         &mut self,
         id: u32,
         root: u32,
-        filter: usize,
-        cell: &Arc<StreamCell>,
+        filter: u32,
+        cell: Arc<StreamCell>,
     ) -> Result<(), Error> {
-        self.store.data_mut().contexts.insert(id, Context::Stream { root, filter, cell: Arc::clone(cell) });
+        self.store.data_mut().contexts.insert(id, Context::Stream { root, filter, cell });
         if self.callbacks.context_create.is_some() {
             let budget = self.callback_time;
             self.call(Callback::ContextCreate, id, budget, |callbacks, store| {
@@ -396,7 +391,7 @@ impl Vm {
 
     /// An id for a stream context that is about to be created.
     pub(crate) fn reserve(&mut self) -> u32 {
-        self.next_id()
+        self.store.data_mut().contexts.next_id()
     }
 
     /// `proxy_on_request_headers`.
@@ -444,8 +439,8 @@ impl Vm {
     /// `proxy_on_done` (whose answer counts for plugin contexts alone), `proxy_on_log`, `proxy_on_delete`.
     ///
     /// # Errors
-    /// [`Error::Trap`]; the context is gone in any case.
-    pub(crate) fn end_stream(&mut self, id: u32) -> Result<(), Error> {
+    /// [`Error::Trap`]; the context is gone in any case, and its cell in `cells`.
+    pub(crate) fn end_stream(&mut self, id: u32, cells: &mut SmallVec<[Arc<StreamCell>; 4]>) -> Result<(), Error> {
         let budget = self.callback_time;
         let result = (|| {
             if self.callbacks.done.is_some() {
@@ -469,7 +464,9 @@ impl Vm {
         if self.store.data().host_of != id {
             self.store.data_mut().return_host();
         }
-        self.store.data_mut().contexts.remove(&id);
+        if let Some(Context::Stream { cell, .. }) = self.store.data_mut().contexts.remove(&id) {
+            cells.push(cell);
+        }
         result
     }
 
@@ -491,7 +488,7 @@ impl Vm {
     pub(crate) fn busy_roots(&self) -> HashSet<u32> {
         let state = self.store.data();
         let busy = |context: &Context| matches!(context, Context::Root(root) if root.tick_due.is_some() || !root.queues.is_empty());
-        let busy = state.contexts.iter().filter(|(_, context)| busy(context)).map(|(&id, _)| id);
+        let busy = state.contexts.iter().filter(|(_, context)| busy(context)).map(|(id, _)| id);
         busy.chain(state.calls.roots()).collect()
     }
 
@@ -499,7 +496,7 @@ impl Vm {
     pub(crate) fn remains(&self) -> (Vec<Arc<StreamCell>>, u64) {
         let mut roots = 0;
         let mut cells = Vec::new();
-        for context in self.store.data().contexts.values() {
+        for (_, context) in self.store.data().contexts.iter() {
             match context {
                 Context::Root(_) => roots += 1,
                 Context::Stream { cell, .. } => cells.push(Arc::clone(cell)),

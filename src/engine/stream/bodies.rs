@@ -107,15 +107,15 @@ impl Course {
         at: usize,
         side: Side,
         end: bool,
-        outcome: Result<(BodyAction, Effects), Error>,
+        outcome: Result<BodyAction, Error>,
     ) -> Result<Option<Box<dyn BodyBuffer>>, Verdict> {
-        let (action, effects) = match outcome {
-            Ok(outcome) => outcome,
+        let action = match outcome {
+            Ok(action) => action,
             Err(error) => return self.fail_body(chain, at, side, &error),
         };
         let mut resumed = false;
-        if effects.any {
-            if let Some(verdict) = self.absorb(chain, at, effects) {
+        if self.pending.any {
+            if let Some(verdict) = self.absorb(chain, at) {
                 return Err(verdict);
             }
             resumed = self.take_continued(at, side);

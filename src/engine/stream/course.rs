@@ -80,6 +80,8 @@ pub(super) struct Course {
     /// The filters that take part, decided before the stream began.
     participants: Participants,
     pub(super) cell: Arc<StreamCell>,
+    /// References to it for contexts that do not have theirs yet, or any more: counting them costs more than keeping them.
+    cells: Cells,
     /// The host between callbacks, unless it waits in the cell, where callbacks of other contexts find it.
     host: Host,
     pub(super) parts: SmallVec<[Part; 4]>,
@@ -110,28 +112,23 @@ impl std::fmt::Debug for Course {
     }
 }
 
+/// References to a stream's cell, one for each filter.
+type Cells = SmallVec<[Arc<StreamCell>; 4]>;
+
 /// The host while the driver has it, and lends it to one VM after the other.
 pub(super) type Host = Option<Box<dyn StreamHost>>;
 
 impl Course {
     pub(super) fn new(chain: &Chain, slot: usize, host: Box<dyn StreamHost>, participants: Participants) -> Self {
-        let parts = (0..chain.filters().len()).map(|at| Part {
-            context: 0,
-            generation: 0,
-            state: if participants.contains(at) { PartState::New } else { PartState::Out },
-            gates: [Gate::Open; 2],
-            ended: [false; 2],
-            takes: Side::ALL.map(|side| chain.shown(at, participants).shows(side)),
-            probe: false,
-            spent: Duration::ZERO,
-        });
-        Course {
+        let cell = StreamCell::new(chain.bodies(participants), chain.label_number());
+        let mut course = Course {
             slot,
             participants,
-            cell: StreamCell::new(chain.bodies(participants), chain.label_number()),
-            txn: host.transaction_id(),
-            host: Some(host),
-            parts: parts.collect(),
+            cell,
+            cells: SmallVec::new(),
+            txn: None,
+            host: None,
+            parts: SmallVec::new(),
             headers: [None; 2],
             waits: [None; 2],
             pending: Effects::default(),
@@ -141,6 +138,60 @@ impl Course {
             finished: false,
             response_at: At::Client,
             end_of_stream: [false; 2],
+        };
+        course.set_out(chain, host);
+        course
+    }
+
+    /// Makes the course of a stream that is over the course of another one, as [`Course::new`] would make it.
+    pub(super) fn begin_again(
+        &mut self,
+        chain: &Chain,
+        slot: usize,
+        host: Box<dyn StreamHost>,
+        participants: Participants,
+    ) {
+        let (bodies, label) = (chain.bodies(participants), chain.label_number());
+        if !self.cell.begin_again(1 + self.cells.len(), bodies, label) {
+            self.cells.clear();
+            self.cell = StreamCell::new(chain.bodies(participants), label);
+        }
+        (self.slot, self.participants) = (slot, participants);
+        self.headers = [None; 2];
+        self.waits = [None; 2];
+        if self.pending.any {
+            self.pending = Effects::default();
+        }
+        self.flows = None;
+        (self.failed, self.finished) = (false, false);
+        self.held.clear();
+        self.response_at = At::Client;
+        self.end_of_stream = [false; 2];
+        self.set_out(chain, host);
+    }
+
+    /// Lets go of what a stream that is over must not keep: the host, and bodies.
+    pub(super) fn rest(&mut self) {
+        self.host = None;
+        self.flows = None;
+    }
+
+    fn set_out(&mut self, chain: &Chain, host: Box<dyn StreamHost>) {
+        self.txn = host.transaction_id();
+        self.host = Some(host);
+        self.parts.clear();
+        for at in 0..chain.filters().len() {
+            let shown = chain.shown(at, self.participants);
+            self.parts.push(Part {
+                context: 0,
+                generation: 0,
+                state: if self.participants.contains(at) { PartState::New } else { PartState::Out },
+                gates: [Gate::Open; 2],
+                ended: [false; 2],
+                takes: [shown.shows(Side::Request), shown.shows(Side::Response)],
+                probe: false,
+                spent: Duration::ZERO,
+            });
         }
     }
 
@@ -200,7 +251,8 @@ impl Course {
             return None;
         }
         let blamed = self.holder().or_else(|| self.participants.iter().next());
-        let verdict = self.absorb(chain, blamed.unwrap_or(0), effects)?;
+        self.pending.merge(effects);
+        let verdict = self.absorb(chain, blamed.unwrap_or(0))?;
         self.cell.unpark();
         Some(verdict)
     }
@@ -237,7 +289,7 @@ impl Course {
     }
 
     /// Creates the filter's context and shows it the request headers, in one visit to its VM.
-    fn first_contact(&mut self, at: usize, filter: &Filter, host: &mut Host) -> Result<(Action, Effects), Error> {
+    fn first_contact(&mut self, at: usize, filter: &Filter, host: &mut Host) -> Result<Action, Error> {
         let mut entry = filter.plugin.pool.lock(self.slot);
         let slot = entry.slot;
         let (vm, generation, root) = match entry.vm_for(&filter.plugin) {
@@ -252,10 +304,15 @@ impl Course {
         let context = vm.reserve();
         vm.lend(context, host.take());
         vm.begin_spending(Duration::ZERO);
+        let cell = self.cells.pop().unwrap_or_else(|| Arc::clone(&self.cell));
+        // A chain has few filters: the number of one always fits.
+        #[expect(clippy::cast_possible_truncation, reason = "see above")]
         let result = vm
-            .create_stream(context, root, at, &self.cell)
+            .create_stream(context, root, at as u32, cell)
             .and_then(|()| if headers { vm.request_headers(context, end_of_stream) } else { Ok(Action::Continue) });
-        let effects = vm.take_back(context, &self.cell, host);
+        if vm.take_back(context, &self.cell, host) {
+            keep_effects(&mut self.pending, vm, result.is_ok());
+        }
         let spent = vm.end_spending();
         vm.report(&filter.stats);
         filter.stats.begin_stream(self.slot);
@@ -263,7 +320,7 @@ impl Course {
         let part = &mut self.parts[at];
         part.spent = spent;
         (part.context, part.generation, part.state) = (context, generation, PartState::Alive);
-        finish_entry(entry, result, filter).map(|action| (action, effects))
+        finish_entry(entry, result, filter)
     }
 
     /// Enters the VM in which the filter's context lives.
@@ -273,7 +330,7 @@ impl Course {
         filter: &Filter,
         host: &mut Host,
         run: impl FnOnce(&mut Vm, u32) -> Result<A, Error>,
-    ) -> Result<(A, Effects), Error> {
+    ) -> Result<A, Error> {
         let part = self.parts[at];
         let mut entry = filter.plugin.pool.lock(self.slot);
         let Some(vm) = entry.vm_of(part.generation) else {
@@ -282,10 +339,12 @@ impl Course {
         vm.lend(part.context, host.take());
         vm.begin_spending(part.spent);
         let result = run(vm, part.context);
-        let effects = vm.take_back(part.context, &self.cell, host);
+        if vm.take_back(part.context, &self.cell, host) {
+            keep_effects(&mut self.pending, vm, result.is_ok());
+        }
         self.parts[at].spent = vm.end_spending();
         vm.report(&filter.stats);
-        finish_entry(entry, result, filter).map(|action| (action, effects))
+        finish_entry(entry, result, filter)
     }
 
     /// What a callback for headers means for the stream; `None` is the next filter's turn.
@@ -294,16 +353,16 @@ impl Course {
         chain: &Chain,
         at: usize,
         side: Side,
-        outcome: Result<(Action, Effects), Error>,
+        outcome: Result<Action, Error>,
     ) -> Option<Verdict> {
-        let (action, effects) = match outcome {
-            Ok(outcome) => outcome,
+        let action = match outcome {
+            Ok(action) => action,
             Err(error) => return self.fail(chain, at, &error),
         };
-        if action == Action::Continue && !effects.any {
+        if action == Action::Continue && !self.pending.any {
             return None;
         }
-        if let Some(verdict) = self.absorb(chain, at, effects) {
+        if let Some(verdict) = self.absorb(chain, at) {
             return Some(verdict);
         }
         let resumed = self.take_continued(at, side);
@@ -318,8 +377,7 @@ impl Course {
     }
 
     /// Takes what a callback asked for into account. `Some` is the end of the transaction as it was.
-    pub(super) fn absorb(&mut self, chain: &Chain, at: usize, effects: Effects) -> Option<Verdict> {
-        self.pending.merge(effects);
+    pub(super) fn absorb(&mut self, chain: &Chain, at: usize) -> Option<Verdict> {
         for side in Side::ALL {
             let declined = std::mem::take(&mut self.pending.declined[side as usize]);
             if declined != 0 {
@@ -427,9 +485,11 @@ impl Course {
             };
             vm.lend(part.context, host.take());
             vm.begin_spending(part.spent);
-            let result = vm.end_stream(part.context);
-            // Whatever the filter still asked for has nothing left to happen to.
-            drop(vm.take_back(part.context, &self.cell, &mut host));
+            let result = vm.end_stream(part.context, &mut self.cells);
+            if vm.take_back(part.context, &self.cell, &mut host) {
+                // Whatever the filter still asked for has nothing left to happen to.
+                drop(vm.take_effects());
+            }
             vm.end_spending();
             vm.report(&filter.stats);
             slot.counters.streams_deleted.add(1);
@@ -468,6 +528,15 @@ impl Part {
         self.context = 0;
         self.generation = 0;
         self.state = PartState::Gone;
+    }
+}
+
+/// Keeps what a visit's callbacks asked for; of a visit that failed, nothing.
+#[cold]
+fn keep_effects(pending: &mut Effects, vm: &mut Vm, ended_well: bool) {
+    let effects = vm.take_effects();
+    if ended_well {
+        pending.merge(effects);
     }
 }
 

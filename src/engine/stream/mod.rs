@@ -10,6 +10,7 @@
 mod bodies;
 mod course;
 mod policy;
+mod recycle;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use crate::config::At;
 use crate::host::{LocalResponse, StreamHost, Waker};
 use crate::journal::{self, Place, Thread};
 use crate::matching::Participants;
-use course::Course;
+use recycle::Recycled;
 
 /// What a host is to do next.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,12 +59,12 @@ impl std::fmt::Debug for Passed {
 /// One transaction in a chain. Lives with the transaction; used by one thread at a time.
 pub struct Stream {
     chain: Arc<Chain>,
-    course: Course,
+    course: Recycled,
 }
 
 impl std::fmt::Debug for Stream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stream").field("course", &self.course).finish_non_exhaustive()
+        f.debug_struct("Stream").field("course", &*self.course).finish_non_exhaustive()
     }
 }
 
@@ -79,7 +80,7 @@ impl Stream {
     /// in it, no callback, and nothing to do with its bodies.
     #[must_use]
     pub fn of(chain: Arc<Chain>, slot: usize, host: Box<dyn StreamHost>, participants: Participants) -> Self {
-        let course = Course::new(&chain, slot, host, participants);
+        let course = Recycled::begin(&chain, slot, host, participants);
         Stream { chain, course }
     }
 
