@@ -196,11 +196,6 @@ impl Bodies {
         self.changed[side as usize]
     }
 
-    /// Whether there is nothing in it, not even a filter that is shown bodies.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.shown.is_empty() && self.held.is_empty()
-    }
-
     /// Becomes what another stream begins with; the room for what is held stays.
     pub(crate) fn begin_again(&mut self, next: Bodies) {
         self.held.clear();

@@ -45,11 +45,52 @@ impl Effects {
 }
 
 /// A value kept by `set_property`, for later callbacks and filters of the same stream.
+#[derive(Default)]
 struct Property {
-    path: Box<[u8]>,
+    path: Vec<u8>,
     value: Vec<u8>,
     /// Whoever set it had declared that nobody may set it again.
     read_only: bool,
+}
+
+/// The values of one stream. What the stream before allocated for its own serves again, if it is little.
+#[derive(Default)]
+struct Properties {
+    all: Vec<Property>,
+    /// How many of them are this stream's; what follows is room.
+    used: usize,
+}
+
+impl Properties {
+    /// More than this is not kept for another stream.
+    const KEPT: usize = 1 << 10;
+
+    fn iter(&self) -> impl Iterator<Item = &Property> {
+        self.all[..self.used].iter()
+    }
+
+    fn begin_again(&mut self) {
+        self.all.truncate(8);
+        for property in &mut self.all {
+            if property.path.capacity() + property.value.capacity() > Self::KEPT {
+                *property = Property::default();
+            }
+        }
+        self.used = 0;
+    }
+
+    fn push(&mut self, path: &[u8], value: &[u8], read_only: bool) {
+        if self.used == self.all.len() {
+            self.all.push(Property::default());
+        }
+        let property = &mut self.all[self.used];
+        self.used += 1;
+        property.path.clear();
+        property.path.extend_from_slice(path);
+        property.value.clear();
+        property.value.extend_from_slice(value);
+        property.read_only = read_only;
+    }
 }
 
 #[derive(Default)]
@@ -57,7 +98,7 @@ struct Inner {
     /// Here while the stream is paused, or may be acted on by callbacks of other contexts; else with its driver.
     host: Option<Box<dyn StreamHost>>,
     effects: Effects,
-    properties: Vec<Property>,
+    properties: Properties,
     bodies: Bodies,
     /// A driver is waiting for effects: whoever records one must wake the host.
     parked: bool,
@@ -70,6 +111,8 @@ struct Inner {
 pub struct StreamCell {
     /// The number of the chain's label, for log lines.
     label: AtomicU64,
+    /// The chain and the filters of it that take part: streams of one kind begin alike.
+    kind: (AtomicU64, AtomicU64),
     /// Somebody looked into what follows since the stream began: it may not be as it was then.
     touched: AtomicBool,
     inner: Mutex<Inner>,
@@ -84,6 +127,7 @@ impl std::fmt::Debug for StreamCell {
 impl StreamCell {
     pub(crate) fn new(bodies: Bodies, label: u64) -> Arc<Self> {
         Arc::new(StreamCell {
+            kind: (AtomicU64::new(0), AtomicU64::new(0)),
             label: AtomicU64::new(label),
             touched: AtomicBool::new(false),
             inner: Mutex::new(Inner { bodies, ..Inner::default() }),
@@ -96,32 +140,40 @@ impl StreamCell {
     }
 
     /// Makes the cell of a stream that is over the cell of another one. False if somebody else still has it: there must be
-    /// no more than `own` references, which are the caller's.
+    /// no more than `own` references, which are the caller's. `kind` says what streams begin alike.
     #[inline]
-    pub(crate) fn begin_again(self: &Arc<Self>, own: usize, bodies: Bodies, label: u64) -> bool {
+    pub(crate) fn begin_again(
+        self: &Arc<Self>,
+        own: usize,
+        kind: (u64, u64),
+        label: u64,
+        bodies: impl FnOnce() -> Bodies,
+    ) -> bool {
         if Arc::strong_count(self) != own {
             return false;
         }
         // What others did to it before they let go of it has happened.
         fence(Ordering::Acquire);
-        self.label.store(label, Ordering::Relaxed);
-        if self.touched.load(Ordering::Relaxed) || !bodies.is_empty() {
-            self.begin_touched(bodies);
+        let known = (self.kind.0.load(Ordering::Relaxed), self.kind.1.load(Ordering::Relaxed));
+        if known != kind || self.touched.load(Ordering::Relaxed) {
+            self.kind.0.store(kind.0, Ordering::Relaxed);
+            self.kind.1.store(kind.1, Ordering::Relaxed);
+            self.label.store(label, Ordering::Relaxed);
+            self.begin_touched(bodies());
         }
         true
     }
 
     fn begin_touched(&self, bodies: Bodies) {
-        let stays = !bodies.is_empty();
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         // Both went when the stream ended, unless it had none.
         (inner.host, inner.waker) = (None, None);
         inner.effects = Effects::default();
-        inner.properties.clear();
+        inner.properties.begin_again();
         inner.bodies.begin_again(bodies);
         (inner.parked, inner.closed) = (false, false);
-        self.touched.store(stays, Ordering::Relaxed);
+        self.touched.store(false, Ordering::Relaxed);
     }
 
     #[inline]
@@ -199,7 +251,7 @@ impl StreamCell {
     /// Appends the value kept for `path` to `out`; false if there is none.
     pub(crate) fn property(&self, path: &[u8], out: &mut Vec<u8>) -> bool {
         let inner = self.lock();
-        match inner.properties.iter().find(|property| *property.path == *path) {
+        match inner.properties.iter().find(|property| property.path == path) {
             Some(property) => {
                 out.extend_from_slice(&property.value);
                 true
@@ -217,8 +269,8 @@ impl StreamCell {
         /// What one stream may keep in all, keys included: a guest must not grow the host without bound.
         const LIMIT: usize = 1 << 20;
         let mut inner = self.lock();
-        let at = inner.properties.iter().position(|property| *property.path == *path);
-        if at.is_some_and(|at| inner.properties[at].read_only) {
+        let at = inner.properties.iter().position(|property| property.path == path);
+        if at.is_some_and(|at| inner.properties.all[at].read_only) {
             return Err(Error::BadArgument("the property is read-only, and set already"));
         }
         let others = inner.properties.iter().enumerate().filter(|(index, _)| Some(*index) != at);
@@ -228,8 +280,12 @@ impl StreamCell {
         }
         match at {
             // A value that was set before somebody declared it keeps its freedom, as in Envoy.
-            Some(at) => inner.properties[at].value = value.to_vec(),
-            None => inner.properties.push(Property { path: path.into(), value: value.to_vec(), read_only }),
+            Some(at) => {
+                let own = &mut inner.properties.all[at].value;
+                own.clear();
+                own.extend_from_slice(value);
+            }
+            None => inner.properties.push(path, value, read_only),
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The ordered filters of a rule.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::body::{Bodies, Side};
@@ -128,6 +129,8 @@ pub struct Needs {
 /// A rule's filters: request callbacks run first to last, response callbacks last to first.
 #[derive(Debug)]
 pub struct Chain {
+    /// Which chain of the process it is, counted from 1.
+    number: u64,
     label: Label,
     filters: Vec<Filter>,
     needs: Needs,
@@ -198,13 +201,21 @@ impl Chain {
         let services = config.services.iter().filter_map(|spec| service(spec).transpose()).collect::<Result<_, _>>()?;
         let everyone = Participants::first(filters.len());
         let choosy = filters.iter().any(Filter::is_choosy);
-        Ok(Arc::new(Chain { label: Label::new(label), filters, needs, everyone, choosy, services }))
+        static NUMBERS: AtomicU64 = AtomicU64::new(1);
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        Ok(Arc::new(Chain { number, label: Label::new(label), filters, needs, everyone, choosy, services }))
     }
 
     /// The rule, for log lines.
     #[must_use]
     pub fn label(&self) -> &str {
         self.label.text()
+    }
+
+    /// What no other chain has.
+    #[inline]
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     /// The number by which [`Label::of`] finds it.

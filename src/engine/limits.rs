@@ -130,14 +130,6 @@ pub(crate) struct Budget {
     pub(crate) limit: Limit,
 }
 
-impl Budget {
-    /// No more than what is left of another limit.
-    #[inline]
-    pub(crate) fn at_most(self, time: Duration, limit: Limit) -> Self {
-        if time < self.time { Budget { time, limit } } else { self }
-    }
-}
-
 /// The resolution of every deadline: one tick of the engine's epoch.
 pub(crate) const EPOCH: Duration = Duration::from_millis(10);
 
@@ -235,14 +227,6 @@ mod tests {
         assert_eq!(watch.used(), Duration::ZERO, "of another callback nothing is known");
         watch.start(Duration::ZERO);
         assert_eq!(watch.look(), None, "nothing left");
-    }
-
-    #[test]
-    fn the_tighter_limit_counts() {
-        let budget = Budget { time: Duration::from_millis(100), limit: Limit::Callback };
-        assert_eq!(budget.at_most(Duration::from_millis(100), Limit::Transaction).limit, Limit::Callback);
-        let tight = budget.at_most(Duration::from_millis(99), Limit::Transaction);
-        assert_eq!((tight.time, tight.limit), (Duration::from_millis(99), Limit::Transaction));
     }
 
     #[test]

@@ -72,8 +72,9 @@ pub(crate) struct VmState {
     pub(crate) abi: AbiVersion,
     /// Holds the callback that runs to its time.
     pub(crate) stopwatch: Stopwatch,
-    /// What the callbacks of the stream that is visited took up to now, as far as anybody looked. `None` outside of visits.
-    pub(crate) spent: Option<Duration>,
+    /// What the callbacks of the stream that is visited may still take, as far as anybody looked. Without end outside of
+    /// visits.
+    pub(crate) left: Duration,
     /// Bytes that the callback that runs has moved by hostcalls, and how many it may.
     moved: u64,
     may_move: u64,
@@ -115,6 +116,8 @@ pub(crate) struct VmState {
     pub(crate) roots_done: Vec<u32>,
     /// Reused for every value on its way into the guest.
     pub(crate) scratch: Vec<u8>,
+    /// Reused for pseudo-headers on their way into a map.
+    pub(crate) pseudo: Vec<u8>,
     /// A pending line of the guest's stdout and stderr, which WASI writes piecemeal.
     pub(crate) stdio: [Vec<u8>; 2],
     /// The restricted calls that the log has been told of.
@@ -133,7 +136,7 @@ impl VmState {
         limits: MeasuredLimits,
     ) -> Self {
         VmState {
-            spent: None,
+            left: Duration::MAX,
             moved: 0,
             may_move: settings.limits.hostcall_bytes,
             settings,
@@ -161,6 +164,7 @@ impl VmState {
             taken: 0,
             roots_done: Vec::new(),
             scratch: Vec::with_capacity(1024),
+            pseudo: Vec::new(),
             stdio: [Vec::new(), Vec::new()],
             denied: Vec::new(),
             start_lines: Cell::new(0),

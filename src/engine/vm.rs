@@ -170,11 +170,8 @@ impl Vm {
         state.true_context = context;
         state.effective_context = context;
         state.begin_moving();
-        let budget = match state.spent {
-            Some(spent) => budget.at_most(self.transaction_time.saturating_sub(spent), Limit::Transaction),
-            None => budget,
-        };
-        state.stopwatch.start(budget.time);
+        let cut = state.left < budget.time;
+        state.stopwatch.start(if cut { state.left } else { budget.time });
         self.store.set_epoch_deadline(FIRST_LOOK);
         let begun = self.meter.start();
         // A panic of ours in a hostcall unwinds through the guest's frames. The VM is dropped afterwards, so no
@@ -189,15 +186,16 @@ impl Vm {
             self.meter.stop(self.store.data(), callback, context, begun);
         }
         let state = self.store.data_mut();
-        if state.stopwatch.has_looked()
-            && let Some(spent) = &mut state.spent
-        {
-            *spent += state.stopwatch.used();
+        if state.stopwatch.has_looked() && state.left != Duration::MAX {
+            state.left = state.left.saturating_sub(state.stopwatch.used());
         }
         let refused = if state.limits.has_refused() { Some(self.note_refused(context)) } else { None };
         match outcome {
             Ok(Ok(result)) => Ok(result),
-            Ok(Err(error)) => Err(self.ended(callback, budget, refused, &error)),
+            Ok(Err(error)) => {
+                let limit = if cut { Limit::Transaction } else { budget.limit };
+                Err(self.ended(callback, limit, refused, &error))
+            }
             Err(panic) => Err(host_panic(callback, panic.as_ref())),
         }
     }

@@ -5,6 +5,8 @@
 //! what every SDK and host does. An empty map is sent as a bare count of zero and accepted also as zero bytes
 //! or a single NUL, as the specification's text allows.
 
+use smallvec::SmallVec;
+
 use crate::error::Error;
 
 /// Bounds on what a guest may hand over as one map.
@@ -56,13 +58,16 @@ where
 /// A key and its value, borrowed from the encoding.
 pub type Pair<'a> = (&'a [u8], &'a [u8]);
 
+/// Those of a map; as many as most maps have need no allocation.
+pub type Pairs<'a> = SmallVec<[Pair<'a>; 32]>;
+
 /// Reads an encoded map without copying: the pairs borrow from `bytes`.
 ///
 /// # Errors
 /// [`Error::Pairs`] for anything but one complete map and nothing after it, or for more than `limits`.
-pub fn decode(bytes: &[u8], limits: PairsLimits) -> Result<Vec<Pair<'_>>, Error> {
+pub fn decode(bytes: &[u8], limits: PairsLimits) -> Result<Pairs<'_>, Error> {
     if bytes.is_empty() || bytes == [0] {
-        return Ok(Vec::new());
+        return Ok(Pairs::new());
     }
     if bytes.len() > limits.bytes {
         return Err(Error::Pairs("more bytes than the limit"));
@@ -76,7 +81,7 @@ pub fn decode(bytes: &[u8], limits: PairsLimits) -> Result<Vec<Pair<'_>>, Error>
     if at > bytes.len() {
         return Err(Error::Pairs("the sizes are cut short"));
     }
-    let mut pairs = Vec::with_capacity(count);
+    let mut pairs = Pairs::with_capacity(count);
     for index in 0..count {
         let key = u32_at(bytes, 4 + index * 8)? as usize;
         let value = u32_at(bytes, 8 + index * 8)? as usize;

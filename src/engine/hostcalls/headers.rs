@@ -74,17 +74,25 @@ fn encode(state: &mut VmState, map: MapType, out: &mut Vec<u8>) -> Result<(), Er
         let pairs = state.answer.map(map).ok_or_else(|| Error::NotFound)?;
         return pairs::encode(pairs.iter().map(|(name, value)| (&**name, &**value)), out);
     }
-    let host = state.stream_mut()?;
+    let host = state.host.as_deref_mut().ok_or_else(|| Error::NotFound)?;
+    let pseudo = &mut state.pseudo;
     let mut count = 0u32;
     let mut failed = None;
     // Sizes first, then bytes: two passes over the fields, nothing allocated but `out`.
     out.extend_from_slice(&[0; 4]);
-    let mut pseudo = [const { Vec::new() }; 4];
     let present = PseudoHeader::of_map(map);
-    for (slot, &which) in pseudo.iter_mut().zip(present) {
+    // Their values one behind the other, and where each ends.
+    pseudo.clear();
+    let mut ends = [0; 4];
+    for (end, &which) in ends.iter_mut().zip(present) {
+        let start = pseudo.len();
+        if host.pseudo_header(which, pseudo).is_err() {
+            pseudo.truncate(start);
+        }
+        *end = pseudo.len();
         // An empty one is as good as none, here and below.
-        if host.pseudo_header(which, slot).is_ok() && !slot.is_empty() {
-            push_sizes(out, which.as_str().len(), slot.len(), &mut failed);
+        if *end > start {
+            push_sizes(out, which.as_str().len(), *end - start, &mut failed);
             count += 1;
         }
     }
@@ -92,7 +100,13 @@ fn encode(state: &mut VmState, map: MapType, out: &mut Vec<u8>) -> Result<(), Er
         push_sizes(out, name.len(), value.len(), &mut failed);
         count += 1;
     })?;
-    for (value, which) in pseudo.iter().zip(present).filter(|(value, _)| !value.is_empty()) {
+    let mut start = 0;
+    for (end, which) in ends.into_iter().zip(present) {
+        let value = &pseudo[start..end];
+        start = end;
+        if value.is_empty() {
+            continue;
+        }
         out.extend_from_slice(which.as_str().as_bytes());
         out.push(0);
         out.extend_from_slice(value);

@@ -55,7 +55,7 @@ impl Course {
 
     /// What has passed every filter.
     fn pass(&mut self, side: Side, bytes: Option<Box<dyn BodyBuffer>>, end: bool) {
-        let flow = &mut self.flows.get_or_insert_default()[side as usize];
+        let flow = &mut self.flows()[side as usize];
         flow.bytes = join(flow.bytes.take(), bytes);
         flow.end |= end;
     }
@@ -71,7 +71,7 @@ impl Course {
         host: &mut Host,
     ) -> Verdict {
         // From here on something may be held, which `let_go` looks for.
-        self.flows.get_or_insert_default();
+        self.flows();
         let count = self.parts.len();
         for at in (order..count).map(|order| place(side, order, count)) {
             if chunk.is_none() && !end {

@@ -93,6 +93,8 @@ pub(super) struct Course {
     pub(super) pending: Effects,
     /// By side: what has passed the chain. Absent in a stream that has shown no body.
     pub(super) flows: Option<Box<[Flow; 2]>>,
+    /// Room for that, from a stream that is over.
+    pub(super) flows_room: Option<Box<[Flow; 2]>>,
     /// A filter failed closed: the answer is the policy's, and no filter sees it.
     pub(super) failed: bool,
     /// The filters that hold something, and since when.
@@ -133,6 +135,7 @@ impl Course {
             waits: [None; 2],
             pending: Effects::default(),
             flows: None,
+            flows_room: None,
             failed: false,
             held: Vec::new(),
             finished: false,
@@ -151,18 +154,15 @@ impl Course {
         host: Box<dyn StreamHost>,
         participants: Participants,
     ) {
-        let (bodies, label) = (chain.bodies(participants), chain.label_number());
-        if !self.cell.begin_again(1 + self.cells.len(), bodies, label) {
+        let label = chain.label_number();
+        let (own, kind) = (1 + self.cells.len(), (chain.number(), participants.0));
+        if !self.cell.begin_again(own, kind, label, || chain.bodies(participants)) {
             self.cells.clear();
             self.cell = StreamCell::new(chain.bodies(participants), label);
         }
         (self.slot, self.participants) = (slot, participants);
         self.headers = [None; 2];
         self.waits = [None; 2];
-        if self.pending.any {
-            self.pending = Effects::default();
-        }
-        self.flows = None;
         (self.failed, self.finished) = (false, false);
         self.held.clear();
         self.response_at = At::Client;
@@ -173,7 +173,10 @@ impl Course {
     /// Lets go of what a stream that is over must not keep: the host, and bodies.
     pub(super) fn rest(&mut self) {
         self.host = None;
-        self.flows = None;
+        self.clear_flows();
+        if self.pending.any {
+            self.pending = Effects::default();
+        }
     }
 
     fn set_out(&mut self, chain: &Chain, host: Box<dyn StreamHost>) {
@@ -416,9 +419,23 @@ impl Course {
             part.gates = [Gate::Open; 2];
             part.ended = [false; 2];
         }
-        if self.flows.take().is_some() {
+        if self.clear_flows() {
             self.cell.with_bodies(crate::body::Bodies::clear);
         }
+    }
+
+    /// Lets go of what has passed of bodies. True if there was a body.
+    fn clear_flows(&mut self) -> bool {
+        let Some(mut flows) = self.flows.take() else { return false };
+        *flows = Default::default();
+        self.flows_room = Some(flows);
+        true
+    }
+
+    /// What has passed of bodies, from the first piece of one on.
+    pub(super) fn flows(&mut self) -> &mut [Flow; 2] {
+        let room = &mut self.flows_room;
+        self.flows.get_or_insert_with(|| room.take().unwrap_or_default())
     }
 
     /// Whether any filter holds anything.

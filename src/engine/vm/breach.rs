@@ -19,13 +19,14 @@ impl Vm {
     /// What a stream's callbacks may still take begins with what they took before.
     #[inline]
     pub(crate) fn begin_spending(&mut self, spent: Duration) {
-        self.store.data_mut().spent = Some(spent);
+        self.store.data_mut().left = self.transaction_time.saturating_sub(spent);
     }
 
     /// What they took, all in all. Callbacks of plugin contexts, which may come next, are nobody's transaction.
     #[inline]
     pub(crate) fn end_spending(&mut self) -> Duration {
-        self.store.data_mut().spent.take().unwrap_or_default()
+        let left = std::mem::replace(&mut self.store.data_mut().left, Duration::MAX);
+        self.transaction_time.saturating_sub(left)
     }
 
     /// Hands what was measured and met since the last time to the filter whose stream was visited.
@@ -73,11 +74,11 @@ impl Vm {
     pub(super) fn ended(
         &self,
         callback: Callback,
-        budget: Budget,
+        limit: Limit,
         refused: Option<Refused>,
         error: &wasmtime::Error,
     ) -> Error {
-        named(trap(callback, error), self.store.data(), budget, refused)
+        named(trap(callback, error), self.store.data(), limit, refused)
     }
 }
 
@@ -85,24 +86,24 @@ impl Vm {
 #[cold]
 pub(super) fn at_instantiation(state: &mut VmState, budget: Budget, error: &wasmtime::Error) -> Error {
     let refused = state.limits.has_refused().then(|| state.limits.take_refused());
-    named(trap(Callback::Start, error), state, budget, refused)
+    named(trap(Callback::Start, error), state, budget.limit, refused)
 }
 
 /// The trap with the limit that it comes from.
-fn named(mut error: Error, state: &VmState, budget: Budget, refused: Option<Refused>) -> Error {
+fn named(mut error: Error, state: &VmState, time_limit: Limit, refused: Option<Refused>) -> Error {
     let Error::Trap(trap) = &mut error else { return error };
     trap.spent = state.stopwatch.used();
     let limits = &state.settings.limits;
     let set = |limit: Limit| limits.value(limit).map_or_else(String::new, |value| format!("{}: {value}", limit.key()));
     match trap.kind {
         TrapKind::Deadline => {
-            trap.limit = Some(budget.limit);
-            if budget.limit == Limit::Transaction {
+            trap.limit = Some(time_limit);
+            if time_limit == Limit::Transaction {
                 trap.kind = TrapKind::TransactionDeadline;
                 trap.reason =
-                    format!("the transaction's callbacks ran longer than they may (limits.{})", set(budget.limit));
+                    format!("the transaction's callbacks ran longer than they may (limits.{})", set(time_limit));
             } else {
-                trap.reason = format!("{} (limits.{})", trap.reason, set(budget.limit));
+                trap.reason = format!("{} (limits.{})", trap.reason, set(time_limit));
             }
         }
         TrapKind::StackOverflow => trap.limit = Some(Limit::Stack),
