@@ -164,6 +164,14 @@ impl StreamCell {
         true
     }
 
+    /// The stream is over, and its cell waits for another one: whatever is the host's goes now.
+    #[inline]
+    pub(crate) fn rest(&self) {
+        if self.touched.load(Ordering::Relaxed) {
+            drop(self.close());
+        }
+    }
+
     fn begin_touched(&self, bodies: Bodies) {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;

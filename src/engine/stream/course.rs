@@ -173,6 +173,7 @@ impl Course {
     /// Lets go of what a stream that is over must not keep: the host, and bodies.
     pub(super) fn rest(&mut self) {
         self.host = None;
+        self.cell.rest();
         self.clear_flows();
         if self.pending.any {
             self.pending = Effects::default();
