@@ -43,6 +43,7 @@ pub mod global;
 pub mod guard;
 pub mod handle;
 pub mod headers;
+mod known_field;
 pub mod hook;
 pub mod http;
 pub mod iobuf;

@@ -18,8 +18,8 @@ pub(crate) fn inject_for(callback: &str, messages: &mut ats::messages::Messages<
 
 /// The same of a hostcall, whatever callback of the guest's makes it: its name is `hostcall`.
 #[cfg(feature = "fault-injection")]
-pub(crate) fn inject_in_hostcall(txn: &mut ats::handle::TxnHandle) {
-    if let Some(mut messages) = txn.messages() {
+pub(crate) fn inject_in_hostcall(txn: Option<&mut ats::handle::TxnHandle>) {
+    if let Some(mut messages) = txn.and_then(ats::handle::TxnHandle::messages) {
         inject_for("hostcall", &mut messages);
     }
 }
@@ -34,4 +34,4 @@ pub(crate) fn inject_for(_callback: &str, _messages: &mut ats::messages::Message
 
 #[cfg(not(feature = "fault-injection"))]
 #[inline(always)]
-pub(crate) fn inject_in_hostcall(_txn: &mut ats::handle::TxnHandle) {}
+pub(crate) fn inject_in_hostcall(_txn: Option<&mut ats::handle::TxnHandle>) {}

@@ -131,7 +131,8 @@ pub unsafe extern "C" fn TSRemapDoRemap(
         // SAFETY: these are the arguments of the DoRemap call that is going on, and there is no other view of them.
         let request = unsafe { RemapRequest::from_raw(txn, rri) };
         Some(request.map_or_else(Outcome::default, |mut request| {
-            let Some((chain, participants)) = transaction::participants(rule, &request) else {
+            let slot = threads::slot();
+            let Some((chain, participants)) = transaction::participants(rule, &request, slot) else {
                 return Outcome::default();
             };
             // SAFETY: the handle goes with the stream's host, which TXN_CLOSE drops before it is re-enabled
@@ -139,7 +140,7 @@ pub unsafe extern "C" fn TSRemapDoRemap(
             // it only while one of its calls runs, and no other view of the messages is alive around those.
             let handle = unsafe { TxnHandle::new(request.txn()) };
             handle
-                .map_or_else(Outcome::default, |handle| transaction::begin(&chain, &mut request, handle, participants))
+                .map_or_else(Outcome::default, |handle| transaction::begin(&chain, &mut request, handle, participants, slot))
         }))
     });
     match answer {
