@@ -139,8 +139,9 @@ pub unsafe extern "C" fn TSRemapDoRemap(
             // (`transaction::State::close`) - or with the stream itself, if no hook could be added. The engine uses
             // it only while one of its calls runs, and no other view of the messages is alive around those.
             let handle = unsafe { TxnHandle::new(request.txn()) };
-            handle
-                .map_or_else(Outcome::default, |handle| transaction::begin(&chain, &mut request, handle, participants, slot))
+            handle.map_or_else(Outcome::default, |handle| {
+                transaction::begin(&chain, &mut request, handle, participants, slot)
+            })
         }))
     });
     match answer {

@@ -33,9 +33,9 @@ pub(crate) fn is_announced(request: &Request<'_>) -> bool {
 }
 
 /// Whether a body may come that the head says nothing of, as HTTP/2 allows.
-pub(crate) fn may_come_unannounced(txn: Txn<'_>, request: &Request<'_>) -> bool {
+pub(crate) fn may_come_unannounced(txn: Txn<'_>, method: &[u8], request: &Request<'_>) -> bool {
     // The method first: it settles most requests, and what the client speaks takes ATS a search.
-    !matches!(request.method(), b"GET" | b"HEAD" | b"OPTIONS" | b"DELETE" | b"TRACE" | b"CONNECT")
+    !matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"DELETE" | b"TRACE" | b"CONNECT")
         && !request.has_known(KnownField::ContentLength)
         && txn.client_protocol_contains(c"h2")
 }

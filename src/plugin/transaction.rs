@@ -85,9 +85,9 @@ pub(crate) fn begin(
     fault::inject_for("TSRemapDoRemap", &mut request.messages());
     let txn = request.txn();
     let (has_body, unannounced, head) = request.request().map_or((false, false, false), |request| {
-        let announced = request_body::is_announced(&request);
-        let unannounced = !announced && request_body::may_come_unannounced(txn, &request);
-        (announced || unannounced, unannounced, request.method() == b"HEAD")
+        let (method, announced) = (request.method(), request_body::is_announced(&request));
+        let unannounced = !announced && request_body::may_come_unannounced(txn, method, &request);
+        (announced || unannounced, unannounced, method == b"HEAD")
     });
     // A rule that names the plugin several times has several of us in one transaction: each has its own.
     let prepared = Prepared::new(|| {
