@@ -39,10 +39,13 @@ macro_rules! guard {
 
 /// What [`guard!`](crate::guard!) expands to.
 pub fn run<T>(name: &'static str, on_panic: T, body: impl FnOnce() -> T) -> T {
-    let outcome = {
-        let _entered = Entered::new();
-        panic::catch_unwind(AssertUnwindSafe(body))
-    };
+    // Looked up once: in a shared object the place of a thread-local is the answer of a function.
+    let outcome = DEPTH.with(|depth| {
+        depth.set(depth.get() + 1);
+        let outcome = panic::catch_unwind(AssertUnwindSafe(body));
+        depth.set(depth.get() - 1);
+        outcome
+    });
     match outcome {
         Ok(value) => value,
         Err(payload) => {
@@ -123,21 +126,6 @@ fn payload_text(payload: &(dyn Any + Send)) -> &str {
         text
     } else {
         "(payload is not a string)"
-    }
-}
-
-struct Entered;
-
-impl Entered {
-    fn new() -> Self {
-        let _ = DEPTH.try_with(|depth| depth.set(depth.get() + 1));
-        Self
-    }
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        let _ = DEPTH.try_with(|depth| depth.set(depth.get() - 1));
     }
 }
 

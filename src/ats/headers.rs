@@ -18,6 +18,8 @@ use ats_sys::{
     tsapi_mbuffer, tsapi_mloc,
 };
 
+pub use crate::known_field::KnownField;
+
 use crate::error::{Error, Result, c_len, check};
 use crate::raw_slice::slice_or_empty;
 
@@ -97,6 +99,19 @@ impl<'a> HeaderMap<'a> {
         self.find(name).map(|field| field.value())
     }
 
+    /// [`Self::get_first`] of a field that ATS knows by number: it looks at one bit to say that there is none, and at
+    /// no name.
+    #[must_use]
+    pub fn get_known(&self, field: KnownField) -> Option<&[u8]> {
+        self.find_known(field).map(|field| field.value())
+    }
+
+    /// Whether there is a field that ATS knows by number.
+    #[must_use]
+    pub fn has_known(&self, field: KnownField) -> bool {
+        self.find_known(field).is_some()
+    }
+
     /// The whole values of all fields of this name, in order (`TSMimeHdrFieldNextDup`).
     #[must_use]
     pub fn values(&self, name: &[u8]) -> Values<'_> {
@@ -121,6 +136,11 @@ impl<'a> HeaderMap<'a> {
     /// A name or value that cannot stand in one line of a header; a message that is read-only.
     pub fn append(&mut self, name: &[u8], value: &[u8]) -> Result<()> {
         let (name_len, value_len) = (check_name(name)?, check_value(value)?);
+        self.append_checked((name, name_len), (value, value_len))
+    }
+
+    /// [`Self::append`], of what was looked at.
+    fn append_checked(&mut self, (name, name_len): (&[u8], c_int), (value, value_len): (&[u8], c_int)) -> Result<()> {
         let (bufp, hdr) = self.as_raw();
         let mut loc: TSMLoc = ptr::null_mut();
         // SAFETY: a live message; the name is copied from within the given length; `loc` is ours to write to.
@@ -138,10 +158,9 @@ impl<'a> HeaderMap<'a> {
     /// # Errors
     /// As for [`Self::append`].
     pub fn set(&mut self, name: &[u8], value: &[u8]) -> Result<()> {
-        check_name(name)?;
-        let value_len = check_value(value)?;
+        let (name_len, value_len) = (check_name(name)?, check_value(value)?);
         let Some(first) = self.find(name) else {
-            return self.append(name, value);
+            return self.append_checked((name, name_len), (value, value_len));
         };
         first.set_value(value, value_len)?;
         destroy_all(first.next_dup())
@@ -174,6 +193,14 @@ impl<'a> HeaderMap<'a> {
         let (bufp, hdr) = self.as_raw();
         // SAFETY: a live message; the name is read within the given length.
         let loc = unsafe { TSMimeHdrFieldFind(bufp, hdr, name.as_ptr().cast(), len) };
+        Field::adopt(self, loc)
+    }
+
+    fn find_known(&self, field: KnownField) -> Option<Field<'_>> {
+        let (bufp, hdr) = self.as_raw();
+        let (name, len) = field.as_raw();
+        // SAFETY: a live message; the name is ATS's own, of that length.
+        let loc = unsafe { TSMimeHdrFieldFind(bufp, hdr, name, len) };
         Field::adopt(self, loc)
     }
 

@@ -143,3 +143,12 @@ fn null_is_no_message() {
     // SAFETY: null is answered with `None`, nothing is read.
     assert!(unsafe { HeaderMap::from_raw(ptr::null_mut(), ptr::null_mut()) }.is_none());
 }
+
+#[test]
+fn fields_that_ats_knows_by_number_are_found_without_their_names() {
+    let message = Message::request("GET", "http://a.test/", &[("hOsT", "a.test"), ("Content-Length", "0")]);
+    let map = view(&message);
+    assert_eq!(map.get_known(KnownField::Host), Some(&b"a.test"[..]));
+    assert_eq!(map.get_known(KnownField::ContentLength), Some(&b"0"[..]));
+    assert!(!map.has_known(KnownField::TransferEncoding));
+}

@@ -51,6 +51,11 @@ impl Hook {
         self.event
     }
 
+    /// The event thread that it was called on, if it was one.
+    pub(crate) fn home(&self) -> Option<EventThread> {
+        self.token.home
+    }
+
     /// The transaction.
     #[must_use]
     pub fn txn(&self) -> Txn<'_> {

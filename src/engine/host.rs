@@ -72,6 +72,10 @@ impl PseudoHeader {
 /// Names are compared without regard to case. Names and values have been checked by the engine before they
 /// come here: no CR, LF or NUL, names are tokens.
 pub trait StreamHost: Any + Send {
+    /// The stream is over, and the engine lets go of its host: it may be kept for another stream. Called at most once,
+    /// and not if the stream was abandoned; on whichever thread ends the stream.
+    fn retire(self: Box<Self>) {}
+
     /// A callback of the guest begins: handles kept from an earlier one may be stale now.
     fn begin(&mut self, callback: Callback);
 

@@ -1,4 +1,5 @@
-//! Panics on demand, for the tests of the guards. Compiled to nothing unless the feature `fault-injection` is on.
+//! Panics on demand, for the tests of the guards, and a count of what transactions allocate. Compiled to nothing unless
+//! the feature `fault-injection` is on.
 
 /// Panics if the environment variable `WASM_REMAP_PANIC` names this callback.
 #[cfg(feature = "fault-injection")]
@@ -18,8 +19,8 @@ pub(crate) fn inject_for(callback: &str, messages: &mut ats::messages::Messages<
 
 /// The same of a hostcall, whatever callback of the guest's makes it: its name is `hostcall`.
 #[cfg(feature = "fault-injection")]
-pub(crate) fn inject_in_hostcall(txn: &mut ats::handle::TxnHandle) {
-    if let Some(mut messages) = txn.messages() {
+pub(crate) fn inject_in_hostcall(txn: Option<&mut ats::handle::TxnHandle>) {
+    if let Some(mut messages) = txn.and_then(ats::handle::TxnHandle::messages) {
         inject_for("hostcall", &mut messages);
     }
 }
@@ -34,4 +35,24 @@ pub(crate) fn inject_for(_callback: &str, _messages: &mut ats::messages::Message
 
 #[cfg(not(feature = "fault-injection"))]
 #[inline(always)]
-pub(crate) fn inject_in_hostcall(_txn: &mut ats::handle::TxnHandle) {}
+pub(crate) fn inject_in_hostcall(_txn: Option<&mut ats::handle::TxnHandle>) {}
+
+#[cfg(feature = "fault-injection")]
+#[global_allocator]
+static ALLOCATOR: ats::counting::Counting = ats::counting::Counting;
+
+/// An event thread: what it allocates in callbacks is counted.
+#[inline(always)]
+pub(crate) fn count_allocations() {
+    #[cfg(feature = "fault-injection")]
+    ats::counting::count_this_thread();
+}
+
+/// What event threads allocated in callbacks of ours; `None` where nobody counts.
+#[inline(always)]
+pub(crate) fn allocations() -> Option<u64> {
+    #[cfg(feature = "fault-injection")]
+    return Some(ats::counting::allocations());
+    #[cfg(not(feature = "fault-injection"))]
+    None
+}

@@ -6,8 +6,10 @@
 //! rule's mapping; what it writes to `:authority` and `:scheme` is where the request goes.
 
 use std::any::Any;
+use std::cell::RefCell;
 
 use ats::handle::TxnHandle;
+use ats::headers::KnownField;
 use ats::http::{Request, Response, reason_lookup};
 use ats::messages::Messages;
 use engine::abi::{Callback, MapType};
@@ -17,9 +19,20 @@ use crate::framing::{Length, is_framing, is_length};
 use crate::overlay::Overlay;
 use crate::properties;
 
-/// One transaction, for the engine. Dropped by [`engine::Stream::finish`], in TXN_CLOSE.
+thread_local! {
+    /// Hosts of streams that are over, for the next ones of this thread.
+    #[expect(clippy::vec_box, reason = "the boxes are what is kept: the engine wants one")]
+    static KEPT: RefCell<Vec<Box<TxnHost>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// How many a thread keeps.
+const KEPT_AT_MOST: usize = 256;
+
+/// One transaction, for the engine. Retired by [`engine::Stream::finish`], in TXN_CLOSE.
+#[derive(Default)]
 pub(crate) struct TxnHost {
-    txn: TxnHandle,
+    /// There until the stream is over.
+    txn: Option<TxnHandle>,
     /// What filters made of the request line, where they did.
     pub(crate) line: RequestLine,
     /// What filters say of the request body's length.
@@ -70,20 +83,22 @@ fn refused(error: ats::Error) -> Error {
 }
 
 impl TxnHost {
-    /// The host of a transaction.
-    pub(crate) fn new(txn: TxnHandle) -> Self {
-        TxnHost {
-            txn,
-            line: RequestLine::default(),
-            request_length: Length::Kept,
-            late: false,
-            response: ResponseView::Absent,
-        }
+    /// The host of a transaction: one that this thread kept, if there is one.
+    pub(crate) fn new(txn: TxnHandle) -> Box<Self> {
+        let kept = KEPT.with(|kept| kept.borrow_mut().pop());
+        let mut host = kept.unwrap_or_default();
+        host.txn = Some(txn);
+        host
+    }
+
+    /// The transaction's messages, if there are any for this thread.
+    fn messages(&mut self) -> Option<Messages<'_>> {
+        self.txn.as_mut().and_then(TxnHandle::messages)
     }
 
     /// Panics on demand; see [`crate::fault`].
     pub(crate) fn inject(&mut self, callback: &str) {
-        if let Some(mut messages) = self.txn.messages() {
+        if let Some(mut messages) = self.messages() {
             crate::fault::inject_for(callback, &mut messages);
         }
     }
@@ -91,13 +106,13 @@ impl TxnHost {
     /// What properties are read from: the messages, the request line as filters made it, and the response's place.
     pub(crate) fn parts(&mut self) -> Result<(Messages<'_>, &RequestLine, &ResponseView), Error> {
         let TxnHost { txn, line, response, .. } = self;
-        Ok((txn.messages().ok_or_else(absent)?, line, response))
+        Ok((messages_of(txn)?, line, response))
     }
 
     /// Makes the copy of the response on which filters work while its body is on its way, of so many bytes if known.
     /// Its status.
     pub(crate) fn begin_early(&mut self, body: Option<u64>) -> Option<u16> {
-        let mut messages = self.txn.messages()?;
+        let mut messages = self.messages()?;
         let overlay = Overlay::of(&messages.transform_resp_get()?, body);
         let status = overlay.status;
         self.response = ResponseView::Early(Box::new(overlay));
@@ -115,13 +130,13 @@ impl TxnHost {
     /// Turns from the copy to the client's response, which gets what filters did to the copy.
     pub(crate) fn apply_early(&mut self) {
         if let ResponseView::Early(overlay) = std::mem::replace(&mut self.response, ResponseView::Client)
-            && let Some(mut messages) = self.txn.messages()
+            && let Some(mut messages) = self.messages()
             && let Some(mut head) = messages.client_resp_get()
             && let Err(error) = overlay.apply(&mut head)
         {
             crate::logs::tell(
                 "a response that is incomplete",
-                self.txn.id(),
+                self.transaction_id(),
                 format_args!("what filters did to a response is incomplete: {error}"),
             );
         }
@@ -134,7 +149,7 @@ impl TxnHost {
         run: impl FnOnce(&mut ats::headers::HeaderMap<'_>) -> Result<R, Error>,
     ) -> Result<R, Error> {
         let TxnHost { txn, response, .. } = self;
-        let mut messages = txn.messages().ok_or_else(absent)?;
+        let mut messages = messages_of(txn)?;
         match map {
             MapType::HttpRequestHeaders => run(&mut messages.client_req_get().ok_or_else(absent)?.headers_mut()),
             MapType::HttpResponseHeaders => run(&mut response_of(&mut messages, response)?.headers_mut()),
@@ -151,7 +166,7 @@ impl TxnHost {
         self.with_map(map, &change)?;
         if self.late
             && map == MapType::HttpRequestHeaders
-            && let Some(mut request) = self.txn.messages().as_mut().and_then(Messages::server_req_get)
+            && let Some(mut request) = self.messages().as_mut().and_then(Messages::server_req_get)
         {
             change(&mut request.headers_mut())?;
         }
@@ -178,6 +193,11 @@ impl TxnHost {
     }
 }
 
+/// The messages of a host's transaction.
+fn messages_of(txn: &mut Option<TxnHandle>) -> Result<Messages<'_>, Error> {
+    txn.as_mut().and_then(TxnHandle::messages).ok_or_else(absent)
+}
+
 /// The response where `view` says that it is.
 pub(crate) fn response_of<'m>(messages: &'m mut Messages<'_>, view: &ResponseView) -> Result<Response<'m>, Error> {
     let response = match view {
@@ -190,13 +210,23 @@ pub(crate) fn response_of<'m>(messages: &'m mut Messages<'_>, view: &ResponseVie
 
 impl StreamHost for TxnHost {
     fn transaction_id(&self) -> Option<u64> {
-        self.txn.id()
+        self.txn.as_ref().and_then(TxnHandle::id)
+    }
+
+    fn retire(mut self: Box<Self>) {
+        *self = TxnHost::default();
+        KEPT.with(|kept| {
+            let mut kept = kept.borrow_mut();
+            if kept.len() < KEPT_AT_MOST {
+                kept.push(self);
+            }
+        });
     }
 
     fn begin(&mut self, _callback: Callback) {}
 
     fn header(&mut self, map: MapType, name: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
-        crate::fault::inject_in_hostcall(&mut self.txn);
+        crate::fault::inject_in_hostcall(self.txn.as_mut());
         if let Some(overlay) = self.early(map) {
             out.extend_from_slice(overlay.first(name).ok_or_else(absent)?);
             return Ok(());
@@ -295,13 +325,13 @@ impl StreamHost for TxnHost {
 
     fn pseudo_header(&mut self, pseudo: PseudoHeader, out: &mut Vec<u8>) -> Result<(), Error> {
         let TxnHost { txn, line, response, .. } = self;
-        let mut messages = txn.messages().ok_or_else(absent)?;
+        let mut messages = messages_of(txn)?;
         read_pseudo(&mut messages, line, response, pseudo, out)
     }
 
     fn set_pseudo_header(&mut self, pseudo: PseudoHeader, value: &[u8]) -> Result<(), Error> {
         let TxnHost { txn, line, response, .. } = self;
-        let mut messages = txn.messages().ok_or_else(absent)?;
+        let mut messages = messages_of(txn)?;
         match pseudo {
             PseudoHeader::Method => messages.client_req_get().ok_or_else(absent)?.set_method(value).map_err(refused),
             PseudoHeader::Path => {
@@ -385,7 +415,7 @@ pub(crate) fn read_pseudo(
             }
             if out.len() == before {
                 let request = messages.client_req_get().ok_or_else(absent)?;
-                out.extend_from_slice(request.get_first(b"Host").ok_or_else(absent)?);
+                out.extend_from_slice(request.get_known(KnownField::Host).ok_or_else(absent)?);
             }
         }
         (PseudoHeader::Scheme, _) => {

@@ -131,15 +131,17 @@ pub unsafe extern "C" fn TSRemapDoRemap(
         // SAFETY: these are the arguments of the DoRemap call that is going on, and there is no other view of them.
         let request = unsafe { RemapRequest::from_raw(txn, rri) };
         Some(request.map_or_else(Outcome::default, |mut request| {
-            let Some((chain, participants)) = transaction::participants(rule, &request) else {
+            let slot = threads::slot();
+            let Some((chain, participants)) = transaction::participants(rule, &request, slot) else {
                 return Outcome::default();
             };
             // SAFETY: the handle goes with the stream's host, which TXN_CLOSE drops before it is re-enabled
             // (`transaction::State::close`) - or with the stream itself, if no hook could be added. The engine uses
             // it only while one of its calls runs, and no other view of the messages is alive around those.
             let handle = unsafe { TxnHandle::new(request.txn()) };
-            handle
-                .map_or_else(Outcome::default, |handle| transaction::begin(&chain, &mut request, handle, participants))
+            handle.map_or_else(Outcome::default, |handle| {
+                transaction::begin(&chain, &mut request, handle, participants, slot)
+            })
         }))
     });
     match answer {

@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::net::IpAddr;
 
+use ats::headers::KnownField;
 use ats::http::RequestRef;
 use ats::remap::RemapRequest;
 use ats::url::UrlRef;
@@ -44,7 +45,7 @@ impl RequestView for View<'_, '_> {
         match self.url().map(|url| url.host()) {
             Some(host) if !host.is_empty() => (host, port),
             _ => {
-                let field = self.head().and_then(|head| head.get_first(b"Host")).unwrap_or_default();
+                let field = self.head().and_then(|head| head.get_known(KnownField::Host)).unwrap_or_default();
                 host_and_port(field, port)
             }
         }

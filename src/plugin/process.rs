@@ -7,12 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ats::global::GlobalArg;
 use ats::log::{DebugTag, Logger};
-use ats::txn_hooks::TxnHooks;
 use crossbeam::utils::CachePadded;
 use engine::shared::Published;
 use engine::{Options, Runtime};
 
-use crate::state::Transaction;
 use crate::{registry, reload, stats, threads};
 
 /// The tag under which `proxy.config.diags.debug.tags` shows our debug lines.
@@ -21,14 +19,9 @@ const TAG: DebugTag = DebugTag::new(c"wasm_remap");
 /// The most slots that we make of our own accord.
 const MAX_SLOTS: usize = 256;
 
-/// How often the plugin may stand in one rule.
-pub(crate) const PLACES: usize = 3;
-
 /// The process's state; lives as long as the plugin, which is never unloaded.
 pub(crate) struct Process {
     pub(crate) runtime: Runtime,
-    /// Where transactions hang what is ours. More than one, for rules that name the plugin more than once.
-    pub(crate) hooks: [TxnHooks<Transaction>; PLACES],
     /// What came to DoRemap, by slot: each is written by one thread, mostly.
     entered: Box<[CachePadded<Entered>]>,
     /// The same, on threads beyond the number that we expected.
@@ -127,12 +120,9 @@ pub(crate) fn start(published: impl Fn(NonNull<c_void>) -> Published) -> Result<
     let options = Options { on_callout_thread: Some(threads::attach), shared, ..Options::with_slots(slots) };
     let runtime = Runtime::new(options).map_err(|error| error.to_string())?;
     runtime.on_errand(threads::call);
-    let place = || TxnHooks::new().map_err(|error| error.to_string());
-    let hooks = [place()?, place()?, place()?];
     let process = Process {
         runtime,
         entered: (0..slots).map(|_| CachePadded::default()).collect(),
-        hooks,
         entered_elsewhere: Entered::default(),
         rules_created: AtomicU64::new(0),
         rules_deleted: AtomicU64::new(0),

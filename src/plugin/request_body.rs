@@ -12,6 +12,7 @@
 
 use ats::alloc::TsBuf;
 use ats::chunked::Decoder;
+use ats::headers::KnownField;
 use ats::hook::Hook;
 use ats::http::Request;
 use ats::iobuf::IoBuffer;
@@ -27,33 +28,30 @@ use crate::{process, transforms};
 
 /// Whether the head of a request says that there is a body: then it does not end the stream.
 pub(crate) fn is_announced(request: &Request<'_>) -> bool {
-    request.get_first(b"Content-Length").is_some_and(|length| length != b"0")
-        || request.get_first(b"Transfer-Encoding").is_some()
+    request.get_known(KnownField::ContentLength).is_some_and(|length| length != b"0")
+        || request.has_known(KnownField::TransferEncoding)
 }
 
 /// Whether a body may come that the head says nothing of, as HTTP/2 allows.
-pub(crate) fn may_come_unannounced(txn: Txn<'_>, messages: &mut Messages<'_>) -> bool {
-    if !txn.client_protocol_contains(c"h2") {
-        return false;
-    }
-    messages.client_req_get().is_some_and(|request| {
-        request.get_first(b"Content-Length").is_none()
-            && !matches!(request.method(), b"GET" | b"HEAD" | b"OPTIONS" | b"DELETE" | b"TRACE" | b"CONNECT")
-    })
+pub(crate) fn may_come_unannounced(txn: Txn<'_>, method: &[u8], request: &Request<'_>) -> bool {
+    // The method first: it settles most requests, and what the client speaks takes ATS a search.
+    !matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"DELETE" | b"TRACE" | b"CONNECT")
+        && !request.has_known(KnownField::ContentLength)
+        && txn.client_protocol_contains(c"h2")
 }
 
 /// Whether a body may come that the head says nothing of, in this request.
 fn is_unannounced(request: &Request<'_>) -> bool {
-    request.get_first(b"Content-Length").is_none() && !is_chunked(request)
+    !request.has_known(KnownField::ContentLength) && !is_chunked(request)
 }
 
 /// The framing that a body comes in.
 fn is_chunked(request: &Request<'_>) -> bool {
-    request.get_first(b"Transfer-Encoding").is_some()
+    request.has_known(KnownField::TransferEncoding)
 }
 
 fn length(request: &Request<'_>) -> Option<u64> {
-    std::str::from_utf8(request.get_first(b"Content-Length")?).ok()?.trim().parse().ok()
+    std::str::from_utf8(request.get_known(KnownField::ContentLength)?).ok()?.trim().parse().ok()
 }
 
 /// Sees to it that the body comes to the chain. May answer instead, for one that is larger than it may be.

@@ -62,6 +62,9 @@ pub(crate) fn totals() -> Vec<Total> {
     totals.push(Total::gauge("rules_failing", "Rules whose files changed and do not load.", read(&COUNTS.failing)));
     totals.push(Total::gauge("chains_retired", "Replaced chains that transactions use.", read(&COUNTS.retired)));
     totals.push(Total::gauge("stats_left_out", "Statistics that ATS has no room for.", read(&LEFT_OUT)));
+    if let Some(allocations) = crate::fault::allocations() {
+        totals.push(Total::counter("allocations", "Allocations of event threads in our callbacks.", allocations));
+    }
     totals
 }
 

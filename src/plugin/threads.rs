@@ -47,6 +47,7 @@ fn register() -> usize {
     let slot = NEXT_SLOT.fetch_add(1, Ordering::Relaxed);
     SLOT.set(Some(slot));
     let Some(thread) = EventThread::current() else { return slot };
+    crate::fault::count_allocations();
     let conts = Continuation::new(Ticker { slot, armed: Mutex::default() })
         .and_then(|cont| Ok((cont, Bell::new(Courier { slot, thread }, thread)?)));
     match conts {

@@ -6,15 +6,17 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::thread::LocalKey;
 
 use arc_swap::Guard;
 use ats::event::{Event, HookId};
 use ats::handle::TxnHandle;
+use ats::headers::KnownField;
 use ats::hook::Hook;
 use ats::messages::Messages;
 use ats::remap::RemapRequest;
 use ats::txn::{CacheLookup, Txn};
-use ats::txn_hooks::{Attached, TxnHandler};
+use ats::txn_hooks::{Attached, Kept, Prepared, TxnHandler};
 use engine::{At, Chain, LocalResponse, Participants, Side, Stream, Verdict};
 use smallvec::SmallVec;
 
@@ -23,7 +25,7 @@ use crate::host::{ResponseView, TxnHost, with_host};
 use crate::matching::View;
 use crate::rule::Rule;
 use crate::state::{Outgoing, Stage, State, Transaction, watch};
-use crate::{fault, process, reply, request_body, threads, transforms};
+use crate::{fault, process, reply, request_body, transforms};
 
 /// What a handler does last.
 enum Next {
@@ -50,8 +52,11 @@ pub(crate) struct Outcome {
 ///
 /// Decided now and not again: what filters change of the request later does not change who takes part, and a chain that
 /// is swapped in meanwhile is the next transaction's.
-pub(crate) fn participants(rule: &Rule, request: &RemapRequest<'_>) -> Option<(Guard<Arc<Chain>>, Participants)> {
-    let slot = threads::slot();
+pub(crate) fn participants(
+    rule: &Rule,
+    request: &RemapRequest<'_>,
+    slot: usize,
+) -> Option<(Guard<Arc<Chain>>, Participants)> {
     let process = process::get();
     process.count_entered(slot);
     let chain = rule.chain();
@@ -71,54 +76,48 @@ pub(crate) fn begin(
     request: &mut RemapRequest<'_>,
     handle: TxnHandle,
     participants: Participants,
+    slot: usize,
 ) -> Outcome {
-    let slot = threads::slot();
     let needs = chain.needs_of(participants);
     if !needs.request_headers {
         return Outcome::default();
     }
     fault::inject_for("TSRemapDoRemap", &mut request.messages());
-    let (has_body, head) = request
-        .request()
-        .map_or((false, false), |request| (request_body::is_announced(&request), request.method() == b"HEAD"));
     let txn = request.txn();
-    let unannounced = !has_body && request_body::may_come_unannounced(txn, &mut request.messages());
-    let has_body = has_body || unannounced;
-    let mut stream = Stream::of(Arc::clone(chain), slot, Box::new(TxnHost::new(handle)), participants);
-    let verdict = stream.request_headers(!has_body);
-    let remapped = stream.with_host(|host| host.request_line_changed()).unwrap_or(false);
+    let (has_body, unannounced, head) = request.request().map_or((false, false, false), |request| {
+        let (method, announced) = (request.method(), request_body::is_announced(&request));
+        let unannounced = !announced && request_body::may_come_unannounced(txn, method, &request);
+        (announced || unannounced, unannounced, method == b"HEAD")
+    });
+    // A rule that names the plugin several times has several of us in one transaction: each has its own.
+    let prepared = Prepared::new(|| {
+        let stream = Stream::of(Arc::clone(chain), slot, TxnHost::new(handle), participants);
+        Transaction { state: RefCell::new(State::new(stream, needs, head, has_body, wake)) }
+    });
+    let prepared = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            let text = format_args!("{}: a request is refused: {error}", chain.label());
+            crate::logs::tell("a request that filters cannot be shown", Some(txn.id()), text);
+            reply::refuse(txn);
+            return Outcome { remapped: false, answered: true };
+        }
+    };
+    let mut state = prepared.state.borrow_mut();
+    let verdict = state.stream.request_headers(!has_body);
+    let remapped = state.stream.with_host(|host| host.request_line_changed()).unwrap_or(false);
     let paused = verdict == Verdict::Pause;
-    let mut state = State::new(stream, needs, head, has_body, wake);
     if !state.accept(verdict) {
         state.announce(txn);
     }
     let hooks = hooks(&state, paused, unannounced);
-    let mut transaction = Transaction { state: RefCell::new(state) };
-    // A rule that names the plugin several times has several of us in one transaction: each has its own place.
-    for place in &process::get().hooks {
-        match place.attach(txn, transaction, &hooks) {
-            Ok(this) => {
-                let mut state = this.state.borrow_mut();
-                if !paused && !state.is_ending() && !prepare(&this, &mut state, &mut request.messages()) {
-                    state.announce(txn);
-                }
-                return Outcome { remapped, answered: state.is_ending() };
-            }
-            Err(back) => transaction = back,
-        }
+    drop(state);
+    let this = prepared.attach(txn, &hooks);
+    let mut state = this.state.borrow_mut();
+    if !paused && !state.is_ending() && !prepare(&this, &mut state, &mut request.messages()) {
+        state.announce(txn);
     }
-    crate::logs::tell(
-        "a rule that names the plugin too often",
-        Some(txn.id()),
-        format_args!(
-            "{}: @plugin=wasm_remap.so stands more than {} times in one rule: name its files as several @pparam of one",
-            chain.label(),
-            process::PLACES
-        ),
-    );
-    drop(transaction);
-    reply::refuse(txn);
-    Outcome { remapped, answered: true }
+    Outcome { remapped, answered: state.is_ending() }
 }
 
 /// The hooks that this transaction needs, besides TXN_CLOSE.
@@ -183,12 +182,20 @@ fn without_ranges(messages: &mut Messages<'_>) {
 /// Whether a response has no body, by its status or by its length.
 fn ends_with_headers(messages: &mut Messages<'_>) -> bool {
     messages.client_resp_get().is_some_and(|response| {
-        matches!(response.status(), 204 | 304) || response.get_first(b"Content-Length") == Some(b"0")
+        matches!(response.status(), 204 | 304) || response.get_known(KnownField::ContentLength) == Some(b"0")
     })
+}
+
+thread_local! {
+    static KEPT: Kept<Transaction> = const { Kept::new() };
 }
 
 impl TxnHandler for Transaction {
     const NAME: &'static str = "wasm_remap transaction hook";
+
+    fn kept() -> &'static LocalKey<Kept<Self>> {
+        &KEPT
+    }
 
     fn handle(this: &Attached<Self>, event: Event, mut hook: Hook) {
         if event == Event::HTTP_TXN_CLOSE {

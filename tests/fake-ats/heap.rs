@@ -195,6 +195,21 @@ fn find(hdr: TSMLoc, start: usize, wanted: impl Fn(&Slot) -> bool) -> TSMLoc {
         .map_or(ptr::null_mut(), |(at, _)| new_handle(hdr, at))
 }
 
+macro_rules! known_fields {
+    ($($name:ident $len:ident = $text:literal;)+) => {
+        $(#[unsafe(no_mangle)]
+        static mut $name: *const c_char = $text.as_ptr();
+        #[unsafe(no_mangle)]
+        static mut $len: c_int = $text.count_bytes() as c_int;)+
+    };
+}
+
+known_fields! {
+    TS_MIME_FIELD_CONTENT_LENGTH TS_MIME_LEN_CONTENT_LENGTH = c"Content-Length";
+    TS_MIME_FIELD_TRANSFER_ENCODING TS_MIME_LEN_TRANSFER_ENCODING = c"Transfer-Encoding";
+    TS_MIME_FIELD_HOST TS_MIME_LEN_HOST = c"Host";
+}
+
 /// A string as ATS answers it: null if it is empty.
 pub(crate) fn answer(text: &[u8], len: *mut c_int) -> *const c_char {
     put(len, c_int::try_from(text.len()).expect("short"));

@@ -156,9 +156,10 @@ impl<'v> Evaluation<'v> {
     pub(crate) fn new(view: &'v dyn RequestView) -> Self {
         Evaluation {
             view,
-            path: SmallVec::new_const(),
+            // Not `new_const`: as a constant their room would be filled with zeros, each time.
+            path: SmallVec::new(),
             rest: Rest::Unknown,
-            host: SmallVec::new_const(),
+            host: SmallVec::new(),
             host_is_known: false,
         }
     }

@@ -517,6 +517,9 @@ impl Course {
             }
             self.conclude(chain, at, ended.as_ref().map(|&()| ()));
         }
+        if let Some(host) = host {
+            host.retire();
+        }
     }
 
     /// Counts in the filter's slot, under its lock.
