@@ -203,7 +203,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("f");
         let mut look = Look::default();
-        assert!(Arc::ptr_eq(&look.at(&file), &look.at(&file)));
+        assert!(Arc::ptr_eq(&look.at(file.as_path()), &look.at(file.as_path())));
         let mut fingerprint = Fingerprint::default();
         fingerprint.add(&mut look, [file.as_path(), file.as_path()]);
         fs::write(&file, "").unwrap();
