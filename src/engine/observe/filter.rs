@@ -349,7 +349,8 @@ impl FilterStats {
             numbers.local_responses += slot.local_responses.load(Ordering::Relaxed);
         }
         numbers.failures = FailurePolicy::ALL.map(|policy| (policy.as_str(), 0));
-        numbers.breaker = self.breakers.lock().all().iter().filter_map(Weak::upgrade).map(|breaker| breaker.state()).max();
+        numbers.breaker =
+            self.breakers.lock().all().iter().filter_map(Weak::upgrade).map(|breaker| breaker.state()).max();
         let Some(rare) = self.rare.get() else { return numbers };
         numbers.log_dropped = rare.log_dropped.load(Ordering::Relaxed);
         numbers.rebuilds = rare.rebuilds.load(Ordering::Relaxed);
