@@ -26,14 +26,14 @@ const MODULES: [usize; 3] = [1, 5, 20];
 const THREADS: [u32; 4] = [1, 2, 4, 8];
 /// Rules where others are counted than rules.
 const SOME: usize = 1_000;
-/// VM keys where one more VM is to be weighed.
-const KEYS: usize = 41;
+/// Rules, and VM keys, where one more VM is to be weighed.
+const KEYS: usize = 100;
 /// Rules of a server that is reloaded.
 const RELOADED: [usize; 2] = [1_000, 10_000];
 /// Requests of one kind in a round.
 const REQUESTS: usize = 10_000;
-/// Rounds of requests to each of scale.
-const TURNS: usize = 3;
+/// Rounds of requests beyond those of starts, which take longer.
+const TURNS: usize = 2;
 
 /// What one start cost.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -69,8 +69,8 @@ struct Round {
     modules: Vec<Pair>,
     /// By [`THREADS`].
     threads: Vec<Pair>,
-    /// The same with [`KEYS`] VM keys: so many VMs a thread instead of one.
-    keys: Vec<Start>,
+    /// By [`THREADS`]: [`KEYS`] rules with one VM key, and with a key each, which is a VM a thread and rule.
+    keys: Vec<[Start; 2]>,
 }
 
 /// One server that is reloaded, with all rules as they were and then with another file for each.
@@ -113,16 +113,23 @@ struct Wanted {
     modules: usize,
     threads: u32,
     keys: usize,
+    /// The least filter of the Rust SDK, instead of one that reads a configuration.
+    least: bool,
 }
 
 impl Wanted {
     fn rules(rules: usize) -> Self {
-        Wanted { rules, modules: 1, threads: 2, keys: 1 }
+        Wanted { rules, modules: 1, threads: 2, keys: 1, least: false }
     }
 
     fn bare(self) -> Self {
         Wanted { modules: 0, ..self }
     }
+}
+
+/// A server whose VMs are weighed.
+fn least(threads: u32) -> Wanted {
+    Wanted { threads, least: true, ..Wanted::rules(KEYS) }
 }
 
 /// What outlives servers: the modules, and their code.
@@ -136,16 +143,21 @@ impl Bench {
         let dir = tempfile::Builder::new().prefix("wasm-remap-scale-").tempdir_in("/tmp").expect("a directory");
         // ATS's user makes the cache in it.
         fs::set_permissions(dir.path(), Permissions::from_mode(0o1777)).expect("the directory is ours");
-        let module = fs::read(artifacts::guest("headers")).expect("the guest is built");
+        let put = |name: &str, bytes: &[u8]| {
+            let path = dir.path().join(name);
+            fs::write(&path, bytes).expect("the directory is ours");
+            fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("the file is ours");
+        };
+        let guest = |name| fs::read(artifacts::guest(name)).expect("the guest is built");
+        put("least.wasm", &guest("bench-headers"));
+        let module = guest("headers");
         for number in 0..*MODULES.last().expect("some") {
             // A section without meaning makes it another module with the same code.
             let name = format!("copy-{number:03}");
             let mut copy = module.clone();
             copy.extend([0, name.len() as u8 + 1, name.len() as u8]);
             copy.extend(name.as_bytes());
-            let path = dir.path().join(format!("{number}.wasm"));
-            fs::write(&path, copy).expect("the directory is ours");
-            fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("the file is ours");
+            put(&format!("{number}.wasm"), &copy);
         }
         let origin = Origin::start();
         origin.discard();
@@ -155,10 +167,16 @@ impl Bench {
 
     /// The filter file of a rule; `text` is what it sets.
     fn file(&self, wanted: Wanted, rule: usize, text: &str) -> String {
-        let (dir, module, key) = (self.dir.path().display(), rule % wanted.modules, rule % wanted.keys);
+        let (dir, key) = (self.dir.path().display(), rule % wanted.keys);
+        let module = if wanted.least { "least".to_owned() } else { (rule % wanted.modules).to_string() };
+        let configuration = if wanted.least {
+            String::new()
+        } else {
+            format!("    configuration: {{response: {{set: {{x-rule: {text}}}}}}}\n")
+        };
         format!(
             "code_cache: {{directory: '{dir}/code'}}\nfilters:\n  - name: headers\n    module: '{dir}/{module}.wasm'\n    \
-             body: none\n    vm_id: 'k{key}'\n    configuration: {{response: {{set: {{x-rule: {text}}}}}}}\n"
+             body: none\n    vm_id: 'k{key}'\n{configuration}"
         )
     }
 
@@ -205,7 +223,7 @@ impl Bench {
         for threads in THREADS {
             let wanted = Wanted { threads, ..Wanted::rules(SOME) };
             round.threads.push(self.pair(wanted));
-            round.keys.push(self.cost(Wanted { keys: KEYS, ..wanted }));
+            round.keys.push([1, KEYS].map(|keys| self.cost(Wanted { keys, ..least(threads) })));
         }
         round
     }
@@ -291,6 +309,8 @@ pub(crate) fn run(rounds: usize, machine: &Machine) -> Measured {
     let most = Wanted { modules: *MODULES.last().expect("some"), ..Wanted::rules(SOME) };
     let first = bench.cost(most);
     let compile_ms = first.cpu_ms - bench.cost(most).cpu_ms;
+    // Puts its code into the cache.
+    bench.cost(least(1));
     let rounds_done = (0..rounds)
         .map(|number| {
             let round = bench.round();
@@ -302,6 +322,6 @@ pub(crate) fn run(rounds: usize, machine: &Machine) -> Measured {
         .collect();
     let reloads = RELOADED.iter().map(|&rules| bench.reload(rules)).collect();
     eprintln!("scale, reloads: {reloads:.0?}");
-    let requests = bench.requests(rounds * TURNS, machine);
+    let requests = bench.requests(rounds + TURNS, machine);
     Measured { rounds: rounds_done, compile_ms, reloads, requests }
 }
