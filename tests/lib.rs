@@ -29,7 +29,7 @@ pub use harness::http::{Fields, Framing};
 pub use harness::http2::{Exchange, Http2, Http2Error};
 pub use harness::load;
 pub use harness::log::Mark;
-pub use harness::origin::{Handler, Origin, Reply, Request};
+pub use harness::origin::{Handler, Hold, Origin, Reply, Request};
 pub use harness::payload::{self, Payload};
 pub use harness::server::{Builder, Exit, TrafficServer};
 pub use harness::strict;

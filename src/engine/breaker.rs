@@ -16,8 +16,8 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -103,6 +103,25 @@ const OPEN: u8 = 2;
 /// A few try.
 const HALF_OPEN: u8 = 3;
 
+/// What a breaker has from its first failure on: most filters of ten thousand rules have none.
+#[derive(Debug, Default)]
+struct Watch {
+    /// Transactions that began in this window.
+    seen: AtomicU32,
+    /// When the window is over, in microseconds after [`BEGIN`].
+    over: AtomicU64,
+    /// When the next one may try, in microseconds after the same.
+    retry: AtomicU64,
+    /// Transactions that were decided without the filter since it was set aside.
+    rejected: AtomicU64,
+    inner: Mutex<Inner>,
+}
+
+/// From when on breakers count time.
+static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+static DEFAULT: LazyLock<BreakerSettings> = LazyLock::new(BreakerSettings::default);
+
 /// What its lock protects; nobody takes it while nothing fails.
 #[derive(Debug, Default)]
 struct Inner {
@@ -125,19 +144,10 @@ struct Inner {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Breaker {
-    settings: BreakerSettings,
     state: AtomicU8,
-    /// Transactions that began in this window.
-    seen: AtomicU32,
-    /// When the window is over, in microseconds after `epoch`.
-    over: AtomicU64,
-    /// When the next one may try, in microseconds after `epoch`.
-    retry: AtomicU64,
-    epoch: Instant,
-    /// Transactions that were decided without the filter since it was set aside.
-    rejected: AtomicU64,
-    /// Made at the first failure: most filters of ten thousand rules have none.
-    inner: Mutex<Option<Box<Inner>>>,
+    /// `None` is the default.
+    settings: Option<Box<BreakerSettings>>,
+    watch: OnceLock<Box<Watch>>,
     /// Breakers of the process that are not closed.
     open: Arc<AtomicU64>,
 }
@@ -152,16 +162,19 @@ impl Breaker {
     /// A closed one. `open` counts those of the process that are not.
     pub(crate) fn new(settings: BreakerSettings, open: Arc<AtomicU64>) -> Self {
         Breaker {
-            settings,
             state: AtomicU8::new(QUIET),
-            seen: AtomicU32::new(0),
-            over: AtomicU64::new(0),
-            retry: AtomicU64::new(0),
-            epoch: Instant::now(),
-            rejected: AtomicU64::new(0),
-            inner: Mutex::default(),
+            settings: (settings != *DEFAULT).then(|| Box::new(settings)),
+            watch: OnceLock::new(),
             open,
         }
+    }
+
+    fn settings(&self) -> &BreakerSettings {
+        self.settings.as_deref().unwrap_or(&DEFAULT)
+    }
+
+    fn watch(&self) -> &Watch {
+        self.watch.get_or_init(Box::default)
     }
 
     /// What metrics show.
@@ -181,24 +194,24 @@ impl Breaker {
 
     #[cold]
     fn admit_slowly(&self, now: Instant) -> Admission {
-        let state = self.state.load(Ordering::Relaxed);
+        let (state, watch) = (self.state.load(Ordering::Relaxed), self.watch());
         if state < OPEN {
-            self.seen.fetch_add(1, Ordering::Relaxed);
-            if state == WATCHING && self.micros(now) >= self.over.load(Ordering::Relaxed) {
+            watch.seen.fetch_add(1, Ordering::Relaxed);
+            if state == WATCHING && micros(now) >= watch.over.load(Ordering::Relaxed) {
                 // Nothing is counted any more until something fails. Should that be just now, it opens another window.
                 let _ = self.state.compare_exchange(WATCHING, QUIET, Ordering::Relaxed, Ordering::Relaxed);
             }
             return Admission::Go;
         }
         // A refusal takes no lock: there may be many of them.
-        if state == OPEN && self.micros(now) < self.retry.load(Ordering::Relaxed) {
-            self.rejected.fetch_add(1, Ordering::Relaxed);
+        if state == OPEN && micros(now) < watch.retry.load(Ordering::Relaxed) {
+            watch.rejected.fetch_add(1, Ordering::Relaxed);
             return Admission::SetAside;
         }
-        let mut guard = self.inner.lock();
-        let inner = guard.get_or_insert_default();
+        let mut guard = watch.inner.lock();
+        let inner = &mut *guard;
         match self.state.load(Ordering::Relaxed) {
-            OPEN if self.micros(now) >= self.retry.load(Ordering::Relaxed) => {
+            OPEN if micros(now) >= watch.retry.load(Ordering::Relaxed) => {
                 self.state.store(HALF_OPEN, Ordering::Relaxed);
                 (inner.probing, inner.passed) = (1, 0);
                 inner.probed = Some(now);
@@ -206,16 +219,16 @@ impl Breaker {
             }
             HALF_OPEN => {
                 let forgotten = inner.probed.is_none_or(|at| now.saturating_duration_since(at) >= PROBE_PATIENCE);
-                if inner.probing < self.settings.probes || forgotten {
+                if inner.probing < self.settings().probes || forgotten {
                     inner.probing = if forgotten { 1 } else { inner.probing + 1 };
                     inner.probed = Some(now);
                     return Admission::Probe;
                 }
-                self.rejected.fetch_add(1, Ordering::Relaxed);
+                watch.rejected.fetch_add(1, Ordering::Relaxed);
                 Admission::SetAside
             }
             OPEN => {
-                self.rejected.fetch_add(1, Ordering::Relaxed);
+                watch.rejected.fetch_add(1, Ordering::Relaxed);
                 Admission::SetAside
             }
             _ => Admission::Go,
@@ -229,12 +242,13 @@ impl Breaker {
     }
 
     fn failed_at(&self, now: Instant, cost: Duration, probe: bool) -> Option<Change> {
-        let settings = &self.settings;
+        let settings = self.settings();
         if settings.failures == 0 {
             return None;
         }
-        let mut guard = self.inner.lock();
-        let inner = guard.get_or_insert_default();
+        let watch = self.watch();
+        let mut guard = watch.inner.lock();
+        let inner = &mut *guard;
         match self.state.load(Ordering::Relaxed) {
             OPEN => None,
             HALF_OPEN if probe => Some(self.open(inner, now, None)),
@@ -245,14 +259,14 @@ impl Breaker {
                 if state == QUIET || begun.is_none() {
                     (inner.window, inner.failures, inner.lost) = (Some(now), 0, Duration::ZERO);
                     // This one has begun already.
-                    self.seen.store(1, Ordering::Relaxed);
-                    self.over.store(self.micros(now + settings.window), Ordering::Relaxed);
+                    watch.seen.store(1, Ordering::Relaxed);
+                    watch.over.store(micros(now + settings.window), Ordering::Relaxed);
                     self.state.store(WATCHING, Ordering::Relaxed);
                 }
                 inner.failures = inner.failures.saturating_add(1);
                 inner.lost += cost;
                 // Transactions that began before the window may fail in it.
-                let seen = self.seen.load(Ordering::Relaxed).max(inner.failures);
+                let seen = watch.seen.load(Ordering::Relaxed).max(inner.failures);
                 let share = u64::from(inner.failures) * 100 >= u64::from(settings.percent) * u64::from(seen);
                 let often = inner.failures >= settings.failures && share;
                 let long = !settings.lost.is_zero() && inner.lost >= settings.lost && inner.failures >= FEWEST_OVERRUNS;
@@ -263,7 +277,7 @@ impl Breaker {
     }
 
     fn open(&self, inner: &mut Inner, now: Instant, within: Option<Duration>) -> Change {
-        let settings = &self.settings;
+        let (settings, watch) = (self.settings(), self.watch());
         if inner.since.is_none() {
             // One that failed soon after it was taken back has not recovered.
             let recovered = inner.closed.is_none_or(|at| now.saturating_duration_since(at) >= settings.window);
@@ -271,17 +285,17 @@ impl Breaker {
                 inner.streak = 0;
             }
             inner.since = Some(now);
-            self.rejected.store(0, Ordering::Relaxed);
+            watch.rejected.store(0, Ordering::Relaxed);
             self.open.fetch_add(1, Ordering::Relaxed);
         }
         let doubled = settings.pause.saturating_mul(1 << inner.streak.min(20)).min(settings.max_pause);
         inner.streak = inner.streak.saturating_add(1);
         // Servers that fail together are not to try together.
         let pause = doubled.mul_f64(0.8 + 0.4 * random());
-        self.retry.store(self.micros(now + pause), Ordering::Relaxed);
+        watch.retry.store(micros(now + pause), Ordering::Relaxed);
         self.state.store(OPEN, Ordering::Relaxed);
         let (failures, lost) = (inner.failures, inner.lost);
-        let transactions = self.seen.load(Ordering::Relaxed).max(failures);
+        let transactions = watch.seen.load(Ordering::Relaxed).max(failures);
         (inner.window, inner.failures, inner.lost) = (None, 0, Duration::ZERO);
         Change::Opened { pause, failures, transactions, lost, within }
     }
@@ -293,34 +307,28 @@ impl Breaker {
     }
 
     fn passed_at(&self, now: Instant) -> Option<Change> {
-        let mut guard = self.inner.lock();
-        let inner = guard.get_or_insert_default();
+        let inner = &mut *self.watch().inner.lock();
         if self.state.load(Ordering::Relaxed) != HALF_OPEN {
             return None;
         }
         inner.probing = inner.probing.saturating_sub(1);
         inner.passed += 1;
-        if inner.passed < self.settings.probes {
+        if inner.passed < self.settings().probes {
             return None;
         }
         self.state.store(QUIET, Ordering::Relaxed);
         self.open.fetch_sub(1, Ordering::Relaxed);
         inner.closed = Some(now);
         let since = inner.since.take().unwrap_or(now);
-        let rejected = self.rejected.load(Ordering::Relaxed);
+        let rejected = self.watch().rejected.load(Ordering::Relaxed);
         Some(Change::Closed { after: now.saturating_duration_since(since), rejected })
     }
 
     /// A probe ended without showing anything: another one may try.
     #[cold]
     pub(crate) fn returned(&self) {
-        let mut guard = self.inner.lock();
-        let inner = guard.get_or_insert_default();
+        let inner = &mut *self.watch().inner.lock();
         inner.probing = inner.probing.saturating_sub(1);
-    }
-
-    fn micros(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.epoch).as_micros()).unwrap_or(u64::MAX)
     }
 }
 
@@ -330,6 +338,10 @@ impl Drop for Breaker {
             self.open.fetch_sub(1, Ordering::Relaxed);
         }
     }
+}
+
+fn micros(at: Instant) -> u64 {
+    u64::try_from(at.saturating_duration_since(*BEGIN).as_micros()).unwrap_or(u64::MAX)
 }
 
 /// From 0 to 1.
@@ -352,7 +364,7 @@ impl std::ops::Deref for SharedBreaker {
 
 impl PartialEq for SharedBreaker {
     fn eq(&self, other: &Self) -> bool {
-        self.settings == other.settings
+        self.settings() == other.settings()
     }
 }
 
@@ -360,7 +372,7 @@ impl Eq for SharedBreaker {}
 
 impl Hash for SharedBreaker {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.settings.hash(state);
+        self.settings().hash(state);
     }
 }
 

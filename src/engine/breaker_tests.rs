@@ -26,7 +26,7 @@ impl Bench {
     fn new(settings: BreakerSettings) -> Self {
         let open = Arc::default();
         let breaker = Breaker::new(settings, Arc::clone(&open));
-        let now = breaker.epoch;
+        let now = *BEGIN;
         Bench { breaker, open, now }
     }
 

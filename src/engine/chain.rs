@@ -132,14 +132,14 @@ pub struct Chain {
     /// Which chain of the process it is, counted from 1.
     number: u64,
     label: Label,
-    filters: Vec<Filter>,
+    filters: Box<[Filter]>,
     needs: Needs,
     /// All of them.
     everyone: Participants,
     /// Some filter does not take part in every transaction.
     choosy: bool,
     /// Run as long as some chain names them.
-    services: Vec<Arc<Service>>,
+    services: Box<[Arc<Service>]>,
 }
 
 impl Chain {
@@ -150,7 +150,12 @@ impl Chain {
     ///
     /// # Errors
     /// The first filter that cannot be loaded, named with its file, its name and what is wrong.
-    pub fn load(runtime: &Runtime, label: &str, config: &ConfigFile) -> Result<Arc<Self>, Error> {
+    pub fn load(runtime: &Runtime, label: impl Into<Arc<str>>, config: &ConfigFile) -> Result<Arc<Self>, Error> {
+        Chain::load_labelled(runtime, label.into(), config)
+    }
+
+    fn load_labelled(runtime: &Runtime, text: Arc<str>, config: &ConfigFile) -> Result<Arc<Self>, Error> {
+        let label = &*text;
         let _ahead = runtime.0.library.load_ahead(config);
         let mut filters = Vec::with_capacity(config.filters.len());
         for spec in &config.filters {
@@ -167,7 +172,7 @@ impl Chain {
                 (false, false) => Body::None,
             };
             let failure = Failure { policy: spec.failure_policy, answer: spec.failure_answer.clone() };
-            let stats = runtime.filter_stats(label, &spec.name);
+            let stats = runtime.filter_stats(Arc::clone(&text), Arc::clone(&plugin.spec.name));
             if spec.breaker.settings.failures > 0 {
                 stats.watch(&plugin.spec.breaker.0);
             }
@@ -203,7 +208,8 @@ impl Chain {
         let choosy = filters.iter().any(Filter::is_choosy);
         static NUMBERS: AtomicU64 = AtomicU64::new(1);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-        Ok(Arc::new(Chain { number, label: Label::new(label), filters, needs, everyone, choosy, services }))
+        let filters = filters.into();
+        Ok(Arc::new(Chain { number, label: Label::new(text), filters, needs, everyone, choosy, services }))
     }
 
     /// The rule, for log lines.
@@ -400,12 +406,13 @@ fn prepare(
         limits: spec.limits,
         capabilities: spec.allowed_capabilities.clone(),
     };
-    let stats = runtime.filter_stats("", &spec.name);
-    let log = Site::new(&spec.name, spec.log.clone(), spec.limits.log_lines, stats).map_err(Error::Start)?;
+    let stats = runtime.filter_stats("", spec.name.as_str());
+    let name = stats.filter_name();
+    let log = Site::new(spec.log.clone(), spec.limits.log_lines, stats).map_err(Error::Start)?;
     let upstreams = runtime.upstreams(&config.clusters, &spec.callout_hosts)?;
     let plugin = PluginSpec {
-        name: spec.name.clone(),
-        root_id: spec.root_id.clone(),
+        name,
+        root_id: spec.root_id.as_str().into(),
         configuration: Arc::clone(&spec.configuration),
         upstreams,
         log: SiteOf(log),

@@ -163,7 +163,6 @@ impl Pool {
         let inner = &self.runtime.0;
         let observer = Observer {
             clock: Arc::clone(&inner.clock),
-            registry: Arc::clone(&inner.registry),
             // What is tried out is not there.
             gauge: if slot.is_some() { Arc::clone(&self.gauge) } else { Arc::default() },
         };
@@ -173,7 +172,7 @@ impl Pool {
 
     /// Where what a plugin context does is counted that belongs to no rule.
     fn stats_of(&self, spec: &PluginSpec) -> Arc<FilterStats> {
-        self.runtime.0.registry.stats("", &spec.name)
+        Arc::clone(spec.log.0.stats())
     }
 
     /// How many VMs there are, and how large.

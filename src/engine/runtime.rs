@@ -280,9 +280,12 @@ impl Runtime {
 
     /// Where this filter of this rule counts; `rule` is as a chain's label has it. Reloads included.
     #[must_use]
-    pub fn filter_stats(&self, rule: &str, filter: &str) -> Arc<FilterStats> {
-        // In a label called "rule" the word says nothing.
-        self.0.registry.stats(rule.strip_prefix("rule ").unwrap_or(rule), filter)
+    pub fn filter_stats(
+        &self,
+        rule: impl AsRef<str> + Into<Arc<str>>,
+        filter: impl AsRef<str> + Into<Arc<str>>,
+    ) -> Arc<FilterStats> {
+        self.0.registry.stats(rule, filter)
     }
 
     /// Shared data, queues and metrics.

@@ -31,8 +31,9 @@ impl VmSettings {
 /// What a plugin context is made from. Equal specifications share one plugin context a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct PluginSpec {
-    pub(crate) name: String,
-    pub(crate) root_id: String,
+    /// One text for all filters of this name.
+    pub(crate) name: Arc<str>,
+    pub(crate) root_id: Box<str>,
     pub(crate) configuration: Arc<[u8]>,
     /// Whom it may call.
     pub(crate) upstreams: Arc<Upstreams>,

@@ -20,17 +20,22 @@ use crate::settings::{PluginSpec, VmSettings};
 use crate::shared::Subscription;
 use crate::vm::Home;
 
-/// A root context: one filter configuration in this VM.
+/// A root context: one filter configuration in this VM. Ten thousand rules have as many of these in each VM.
 #[derive(Debug)]
 pub(crate) struct RootContext {
     /// Name, root id and configuration.
     pub(crate) plugin: Arc<PluginSpec>,
-    /// Where what belongs to no rule is counted.
-    pub(crate) stats: Arc<FilterStats>,
+    /// Made when something of it is set.
+    own: Option<Box<RootState>>,
+}
+
+/// What most plugin contexts never have.
+#[derive(Debug, Default)]
+pub(crate) struct RootState {
     /// `proxy_set_tick_period_milliseconds`; zero is off.
     pub(crate) tick_period: Duration,
     /// When the next tick is due; meaningless while the period is zero.
-    pub(crate) tick_due: Option<std::time::Instant>,
+    pub(crate) tick_due: Option<Instant>,
     /// `proxy_on_done` answered false: alive until `proxy_done`.
     pub(crate) pending_done: bool,
     /// Properties that `declare_property` made known, and whether each is read-only.
@@ -39,11 +44,37 @@ pub(crate) struct RootContext {
     pub(crate) queues: BTreeMap<u32, Subscription>,
 }
 
+impl RootContext {
+    pub(crate) fn new(plugin: Arc<PluginSpec>) -> Self {
+        RootContext { plugin, own: None }
+    }
+
+    /// Where what belongs to no rule is counted.
+    pub(crate) fn stats(&self) -> &Arc<FilterStats> {
+        self.plugin.log.0.stats()
+    }
+
+    /// What it has of its own, if anything.
+    pub(crate) fn own(&self) -> Option<&RootState> {
+        self.own.as_deref()
+    }
+
+    /// [`RootContext::own`], to change it.
+    pub(crate) fn own_mut(&mut self) -> &mut RootState {
+        self.own.get_or_insert_default()
+    }
+
+    /// Whether it was told of its end, and asked for time.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.own().is_some_and(|own| own.pending_done)
+    }
+}
+
 /// A context of this VM.
 #[derive(Debug)]
 pub(crate) enum Context {
-    /// A plugin context. Boxed: there are few, and streams come and go.
-    Root(Box<RootContext>),
+    /// A plugin context. No larger than a stream's, so that the table of both has no room to waste.
+    Root(RootContext),
     /// A stream context: one filter of one transaction.
     Stream {
         /// Its plugin context.
@@ -241,7 +272,7 @@ impl VmState {
     /// The statistics of the plugin context that the VM was entered for last, if it was one.
     pub(crate) fn blamed(&self) -> Option<&FilterStats> {
         match self.contexts.get(&self.true_context)? {
-            Context::Root(root) => Some(&root.stats),
+            Context::Root(root) => Some(root.stats()),
             Context::Stream { .. } => None,
         }
     }
@@ -249,7 +280,10 @@ impl VmState {
     /// Sets when a plugin context ticks next.
     pub(crate) fn set_tick(&mut self, id: u32, due: Option<Instant>) {
         let Some(Context::Root(root)) = self.contexts.get_mut(&id) else { return };
-        if let Some(before) = std::mem::replace(&mut root.tick_due, due) {
+        if due.is_none() && root.own().is_none() {
+            return;
+        }
+        if let Some(before) = std::mem::replace(&mut root.own_mut().tick_due, due) {
             self.ticking.remove(&(before, id));
         }
         self.ticking.extend(due.map(|due| (due, id)));
@@ -344,7 +378,7 @@ impl VmState {
             Some(home) => Thread::Slot(home.address.slot),
         };
         Place {
-            filter: self.root().map_or("", |root| root.plugin.name.as_str()),
+            filter: self.root().map_or("", |root| &*root.plugin.name),
             rule: rule.unwrap_or_default(),
             thread,
             txn: self.host.as_deref().and_then(StreamHost::transaction_id),

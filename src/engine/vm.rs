@@ -30,7 +30,7 @@ use crate::observe::{MeasuredLimits, Meter};
 use crate::settings::PluginSpec;
 use crate::shared::Shared;
 use crate::spec::VmSpec;
-use crate::state::{Context, RootContext, VmState};
+use crate::state::{Context, RootContext, RootState, VmState};
 use crate::station::{Address, Station};
 use breach::Breaches;
 use callbacks::{Callbacks, call_headers, optional};
@@ -212,16 +212,8 @@ impl Vm {
     pub(crate) fn add_root(&mut self, plugin: &Arc<PluginSpec>) -> Result<u32, Error> {
         let id = self.store.data_mut().contexts.next_id();
         let budget = self.configure_time;
-        let root = RootContext {
-            plugin: Arc::clone(plugin),
-            stats: self.meter.registry().stats("", &plugin.name),
-            tick_period: std::time::Duration::ZERO,
-            tick_due: None,
-            pending_done: false,
-            declared: std::collections::BTreeMap::new(),
-            queues: std::collections::BTreeMap::new(),
-        };
-        self.store.data_mut().contexts.insert(id, Context::Root(Box::new(root)));
+        let root = RootContext::new(Arc::clone(plugin));
+        self.store.data_mut().contexts.insert(id, Context::Root(root));
         let vm_size = size(&self.store.data().settings.vm_configuration);
         let plugin_size = size(&plugin.configuration);
         let result = (|| {
@@ -268,7 +260,7 @@ impl Vm {
         })?;
         if done == 0 {
             if let Some(Context::Root(root)) = self.store.data_mut().contexts.get_mut(&id) {
-                root.pending_done = true;
+                root.own_mut().pending_done = true;
             }
             return Ok(false);
         }
@@ -279,7 +271,7 @@ impl Vm {
     /// Whether some plugin context has asked for time, and not called `proxy_done` yet.
     pub(crate) fn is_ending(&self) -> bool {
         let mut contexts = self.store.data().contexts.iter();
-        contexts.any(|(_, context)| matches!(context, Context::Root(root) if root.pending_done))
+        contexts.any(|(_, context)| matches!(context, Context::Root(root) if root.is_ending()))
     }
 
     fn delete_root(&mut self, id: u32) -> Result<(), Error> {
@@ -310,7 +302,7 @@ impl Vm {
     /// The name of a plugin context, for log lines.
     pub(crate) fn plugin_name(&self, root: u32) -> String {
         match self.store.data().contexts.get(&root) {
-            Some(Context::Root(root)) => root.plugin.name.clone(),
+            Some(Context::Root(root)) => root.plugin.name.as_ref().to_owned(),
             _ => String::new(),
         }
     }
@@ -485,7 +477,8 @@ impl Vm {
     /// The plugin contexts that do something without a transaction: that tick, take items of queues, or wait for answers.
     pub(crate) fn busy_roots(&self) -> HashSet<u32> {
         let state = self.store.data();
-        let busy = |context: &Context| matches!(context, Context::Root(root) if root.tick_due.is_some() || !root.queues.is_empty());
+        let acts = |own: &RootState| own.tick_due.is_some() || !own.queues.is_empty();
+        let busy = |context: &Context| matches!(context, Context::Root(root) if root.own().is_some_and(acts));
         let busy = state.contexts.iter().filter(|(_, context)| busy(context)).map(|(id, _)| id);
         busy.chain(state.calls.roots()).collect()
     }

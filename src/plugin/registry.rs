@@ -20,8 +20,8 @@ use crate::rule::{self, Failure, Loaded, Name, Rule};
 /// What rules there are. Held for lookups alone.
 #[derive(Default)]
 struct Registry {
-    /// By number, with their pass: ATS deletes them in its own time.
-    rules: BTreeMap<u64, (u64, Weak<Rule>)>,
+    /// By number: ATS deletes them in its own time.
+    rules: BTreeMap<u64, Weak<Rule>>,
     last_number: u64,
     /// What was loaded last for each name.
     latest: HashMap<Arc<Name>, Weak<Loaded>>,
@@ -116,9 +116,8 @@ pub(crate) fn make(args: &InstanceArgs<'_>) -> Result<Arc<Rule>, String> {
     let mut registry = REGISTRY.lock();
     registry.last_number += 1;
     registry.latest.insert(Arc::clone(&name), Arc::downgrade(&loaded));
-    let pass = registry.pass;
-    let rule = Arc::new(Rule::new(name, registry.last_number, loaded));
-    registry.rules.insert(rule.number, (pass, Arc::downgrade(&rule)));
+    let rule = Arc::new(Rule::new(name, registry.last_number, registry.pass, loaded));
+    registry.rules.insert(rule.number, Arc::downgrade(&rule));
     Ok(rule)
 }
 
@@ -159,8 +158,8 @@ pub(crate) fn delete(rule: Arc<Rule>) {
 /// The rules of the configuration that was taken last, and of one that is on its way; the oldest first.
 pub(crate) fn in_service() -> Vec<Arc<Rule>> {
     let registry = REGISTRY.lock();
-    let rules = registry.rules.values().filter(|(pass, _)| *pass >= registry.serving);
-    rules.filter_map(|(_, rule)| rule.upgrade()).collect()
+    let rules = registry.rules.values().filter_map(Weak::upgrade);
+    rules.filter(|rule| rule.pass >= registry.serving).collect()
 }
 
 /// Whether the configuration that was taken last uses this copy of the plugin.

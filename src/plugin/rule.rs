@@ -18,20 +18,21 @@ use crate::process;
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Name {
     /// For log lines: `rule FROM -> TO`.
-    pub(crate) label: String,
+    pub(crate) label: Arc<str>,
     /// Its filter files, in order.
-    pub(crate) files: Box<[PathBuf]>,
+    pub(crate) files: Box<[Arc<Path>]>,
 }
 
 impl Name {
     /// # Errors
     /// Parameters that name no files.
     pub(crate) fn of(args: &InstanceArgs<'_>) -> Result<Self, String> {
-        let label = format!("rule {} -> {}", String::from_utf8_lossy(args.from), String::from_utf8_lossy(args.to));
+        let label: Arc<str> =
+            format!("rule {} -> {}", String::from_utf8_lossy(args.from), String::from_utf8_lossy(args.to)).into();
         if args.params.is_empty() {
             return Err(format!("{label}: no filter file: add @pparam=FILE.yaml"));
         }
-        let files = args.params.iter().map(|param| resolve(param)).collect::<Result<_, _>>();
+        let files = args.params.iter().map(|param| resolve(param).map(Arc::from)).collect::<Result<_, _>>();
         let files = files.map_err(|message| format!("{label}: {message}"))?;
         Ok(Name { label, files })
     }
@@ -88,7 +89,7 @@ type Parts = (Arc<Chain>, Box<[Arc<Listener>]>, bool);
 
 fn read(name: &Name, look: &mut Look, made_from: &mut Fingerprint) -> Result<Parts, String> {
     // Each file is looked at before it is read, see `engine::files`.
-    made_from.add(look, name.files.iter().map(PathBuf::as_path));
+    made_from.add(look, name.files.iter().cloned());
     let config =
         ConfigFile::load_all_with(&name.files, &Variables::default(), Some(Path::new(&ats::mgmt::config_dir())))
             .map_err(|error| error.to_string())?;
@@ -102,7 +103,8 @@ fn read(name: &Name, look: &mut Look, made_from: &mut Fingerprint) -> Result<Par
     for warning in &config.warnings {
         log::warn!("{}: {warning}", name.label);
     }
-    let chain = Chain::load(&process::get().runtime, &name.label, &config).map_err(|error| error.to_string())?;
+    let chain = Chain::load(&process::get().runtime, Arc::clone(&name.label), &config);
+    let chain = chain.map_err(|error| error.to_string())?;
     let listen = |metrics: &config::Metrics| metrics_endpoint::listen(metrics.listen, metrics.any_address);
     let metrics = config.metrics.iter().map(listen).collect::<Result<_, _>>()?;
     let label = &name.label;
@@ -123,6 +125,8 @@ pub(crate) struct Rule {
     pub(crate) name: Arc<Name>,
     /// Tells rules apart, and says which is older.
     pub(crate) number: u64,
+    /// ATS's reload that made it.
+    pub(crate) pass: u64,
     /// What new transactions take. The same as in `current`, without a lock.
     chain: ArcSwap<Chain>,
     current: Mutex<Current>,
@@ -136,9 +140,9 @@ pub(crate) struct Current {
 }
 
 impl Rule {
-    pub(crate) fn new(name: Arc<Name>, number: u64, loaded: Arc<Loaded>) -> Self {
+    pub(crate) fn new(name: Arc<Name>, number: u64, pass: u64, loaded: Arc<Loaded>) -> Self {
         let chain = ArcSwap::new(Arc::clone(&loaded.chain));
-        Rule { name, number, chain, current: Mutex::new(Current { loaded, failure: None }) }
+        Rule { name, number, pass, chain, current: Mutex::new(Current { loaded, failure: None }) }
     }
 
     /// The chain that new transactions take. To be let go of soon: a thread can hold a few of these at once.
@@ -171,7 +175,7 @@ impl Rule {
     /// Whether an operator may mean this rule: by its "from" URL, by both of its URLs as log lines have them, by one of
     /// the files that its chain was made from, or by the last parts of that one's path.
     pub(crate) fn is_called(&self, text: &str) -> bool {
-        let label = &self.name.label;
+        let label = &*self.name.label;
         let urls = label.strip_prefix("rule ").unwrap_or(label);
         let current = self.current();
         let failed = current.failure.iter().flat_map(|failure| failure.looked_at.paths());

@@ -1,11 +1,10 @@
 //! Configurations that are wrong are refused with one line that says where and why; at a reload, the old one goes on.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use wasm_remap_tests::{Builder, Client, Origin, Reply, Request, Rule, TrafficServer};
+use wasm_remap_tests::{Builder, Client, Origin, Rule, TrafficServer};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -274,14 +273,7 @@ fn a_mistake_at_a_reload_leaves_the_old_rules_serving() {
 #[test]
 fn a_transaction_finishes_under_the_configuration_it_began_with() {
     let origin = Origin::start();
-    let gate = Arc::new(AtomicBool::new(false));
-    let opened = Arc::clone(&gate);
-    origin.route("/held", move |request: &Request| {
-        while !opened.load(Ordering::Acquire) {
-            thread::sleep(Duration::from_millis(2));
-        }
-        Reply::echo(request)
-    });
+    let hold = origin.hold("/held");
     let server = with(&origin, Some(&good("old"))).manager().stats().start();
     let mut held = Client::connect(server.port()).timeout(Duration::from_secs(60));
     held.send_request("GET", "a.test", "/held", &[], b"");
@@ -295,7 +287,7 @@ fn a_transaction_finishes_under_the_configuration_it_began_with() {
     let counters = server.counters("the new rule", |counters| counters["transactions"] >= 2);
     assert_eq!((counters["rules_created"], counters["rules_deleted"]), (2, 0));
 
-    gate.store(true, Ordering::Release);
+    hold.open();
     assert_eq!(held.read_response().header("x-rule").as_deref(), Some("old"));
     let counters = server.counters("the end of the old rule", |counters| {
         counters["rules_deleted"] >= 1 && counters["roots_created"] - counters["roots_deleted"] == 2

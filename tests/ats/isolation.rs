@@ -3,10 +3,16 @@
 use std::thread;
 use std::time::Duration;
 
-use wasm_remap_tests::{Client, Origin, Reply, Rule, TrafficServer};
+use wasm_remap_tests::{Builder, Client, Origin, Reply, Rule, TrafficServer};
 
 fn file(name: &str, guest: &str, isolation: &str, more: &str) -> String {
     format!("filters:\n  - name: {name}\n    module: {{guest:{guest}}}\n    isolation: {isolation}\n{more}")
+}
+
+/// A server with this file for its rule `a.test`.
+fn builder(origin: &Origin, file: &str) -> Builder {
+    let rule = Rule::new("a.test", "http://{origin}/").wasm(["a.yaml"]);
+    TrafficServer::builder().origin(origin).stats().rule(rule).file("a.yaml", file)
 }
 
 /// Runs `each` for so many requests of several clients at once.
@@ -38,12 +44,8 @@ fn nothing_is_left(server: &TrafficServer, filters: i64) {
 fn each_transaction_has_a_vm_that_did_nothing_before() {
     let origin = Origin::start();
     origin.discard();
-    let server = TrafficServer::builder()
-        .origin(&origin)
-        .stats()
-        .rule(Rule::new("a.test", "http://{origin}/").wasm(["a.yaml"]))
-        .file("a.yaml", &file("counts", "counter", "transaction", "    limits: {log_lines_per_second: 100000}\n"))
-        .start();
+    let counts = file("counts", "counter", "transaction", "    limits: {log_lines_per_second: 100000}\n");
+    let server = builder(&origin, &counts).start();
     clients(&server, |client, _| assert_eq!(client.get("a.test", "/").status, 200));
     nothing_is_left(&server, 1);
     let diags = server.diags();
@@ -91,12 +93,8 @@ fn pauses_ticks_and_calls_work_in_a_vm_of_a_transaction() {
 fn a_trap_is_one_transactions_alone() {
     let origin = Origin::start();
     origin.discard();
-    let server = TrafficServer::builder()
-        .origin(&origin)
-        .stats()
-        .rule(Rule::new("a.test", "http://{origin}/").wasm(["a.yaml"]))
+    let server = builder(&origin, &file("traps", "trap", "transaction", "    body: none\n"))
         .rule(Rule::new("b.test", "http://{origin}/").wasm(["b.yaml"]))
-        .file("a.yaml", &file("traps", "trap", "transaction", "    body: none\n"))
         .file("b.yaml", &file("pause", "pause", "transaction", "    configuration: {tick_ms: 1}\n    body: none\n"))
         .start();
     clients(&server, |client, turn| {

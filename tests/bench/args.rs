@@ -14,9 +14,10 @@ ats-bench: what a transaction costs on a real traffic_server, with no plugin, wi
   --callgrind[=N]   counts instructions as well, over N requests a variant (1000)
   --no-rounds       counts instructions only
   --only KEY,...    these variants alone, and no plugin, which all are compared with; `bodies` are the large bodies,
-                    `callouts` the filters that wait for others
+                    `callouts` the filters that wait for others, `scale` many rules, modules and threads
   --bodies N        how many rounds of large bodies (7)
   --callouts N      how many rounds of callouts (9); every third measures memory, too
+  --scale N         how many rounds of starts with many rules, modules and threads (3)
   --memcheck[=N]    nothing of this, but N transactions (300) under valgrind's memcheck; fails at what it finds with the
                     plugin and not without
   --starts N        how often all servers are started afresh (5)
@@ -27,6 +28,7 @@ ats-bench: what a transaction costs on a real traffic_server, with no plugin, wi
 /// The names on the command line of what is no variant.
 const BODIES: &str = "bodies";
 const CALLOUTS: &str = "callouts";
+const SCALE: &str = "scale";
 
 /// What was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +45,8 @@ pub(crate) struct Args {
     pub(crate) bodies: usize,
     /// Rounds of callouts.
     pub(crate) callouts: usize,
+    /// Rounds of scale.
+    pub(crate) scale: usize,
     pub(crate) write: Option<PathBuf>,
 }
 
@@ -62,6 +66,7 @@ impl Args {
             memcheck: 0,
             bodies: 7,
             callouts: 9,
+            scale: 3,
             write: None,
         };
         let (mut quick, mut no_rounds) = (false, false);
@@ -72,7 +77,7 @@ impl Args {
         while let Some((name, mut value)) = words.next() {
             if matches!(
                 name.as_str(),
-                "--only" | "--starts" | "--rounds" | "--seconds" | "--bodies" | "--callouts" | "--write"
+                "--only" | "--starts" | "--rounds" | "--seconds" | "--bodies" | "--callouts" | "--scale" | "--write"
             ) && value.is_none()
             {
                 value = words.next().map(|(word, _)| word);
@@ -97,18 +102,19 @@ impl Args {
                 "--seconds" => args.seconds = number()?,
                 "--bodies" => args.bodies = number()? as usize,
                 "--callouts" => args.callouts = number()? as usize,
+                "--scale" => args.scale = number()? as usize,
                 "--write" => args.write = Some(PathBuf::from(need()?)),
                 _ => return Err(format!("{name} is no option")),
             }
         }
         if quick {
-            (args.starts, args.rounds, args.seconds, args.bodies, args.callouts) = (1, 5, 1, 5, 3);
+            (args.starts, args.rounds, args.seconds, args.bodies, args.callouts, args.scale) = (1, 5, 1, 5, 3, 1);
         }
         if !args.only.is_empty() {
             let named = |key: &str| args.only.iter().any(|named| named == key);
-            let others = [BODIES, CALLOUTS].map(named);
-            args.only.retain(|key| key != BODIES && key != CALLOUTS);
-            for (rounds, named) in [&mut args.bodies, &mut args.callouts].into_iter().zip(others) {
+            let others = [BODIES, CALLOUTS, SCALE].map(named);
+            args.only.retain(|key| key != BODIES && key != CALLOUTS && key != SCALE);
+            for (rounds, named) in [&mut args.bodies, &mut args.callouts, &mut args.scale].into_iter().zip(others) {
                 *rounds = if named { *rounds } else { 0 };
             }
             if args.only.is_empty() {
@@ -116,10 +122,10 @@ impl Args {
             }
         }
         if no_rounds {
-            (args.starts, args.bodies, args.callouts) = (0, 0, 0);
+            (args.starts, args.bodies, args.callouts, args.scale) = (0, 0, 0, 0);
             args.callgrind = if args.callgrind == 0 { 1000 } else { args.callgrind };
         }
-        if args.check && args.starts == 0 && args.bodies == 0 && args.callouts == 0 {
+        if args.check && args.starts == 0 && args.bodies == 0 && args.callouts == 0 && args.scale == 0 {
             return Err("--check needs rounds".to_owned());
         }
         Ok(Some(args))
@@ -144,15 +150,16 @@ mod tests {
         assert_eq!(parse("-h").unwrap(), None);
         let parts = |line| {
             let args = parse(line).unwrap().unwrap();
-            (args.starts > 0, args.callgrind > 0, args.bodies, args.callouts)
+            (args.starts > 0, args.callgrind > 0, args.bodies, args.callouts, args.scale)
         };
-        assert_eq!(parts("--check"), (true, false, 7, 9));
-        assert_eq!(parts("--only bodies --check --callgrind"), (false, false, 7, 0));
-        assert_eq!(parts("--only callouts --check"), (false, false, 0, 9));
-        assert_eq!(parts("--only lua,bodies --bodies 9"), (true, false, 9, 0));
-        assert_eq!(parts("--only lua,bodies,callouts"), (true, false, 7, 9));
-        assert_eq!(parts("--only lua"), (true, false, 0, 0));
-        assert_eq!(parts("--no-rounds"), (false, true, 0, 0));
+        assert_eq!(parts("--check"), (true, false, 7, 9, 3));
+        assert_eq!(parts("--only bodies --check --callgrind"), (false, false, 7, 0, 0));
+        assert_eq!(parts("--only callouts --check"), (false, false, 0, 9, 0));
+        assert_eq!(parts("--only lua,bodies --bodies 9"), (true, false, 9, 0, 0));
+        assert_eq!(parts("--only lua,bodies,callouts"), (true, false, 7, 9, 0));
+        assert_eq!(parts("--only scale --check --scale 1"), (false, false, 0, 0, 1));
+        assert_eq!(parts("--only lua"), (true, false, 0, 0, 0));
+        assert_eq!(parts("--no-rounds"), (false, true, 0, 0, 0));
     }
 
     #[test]

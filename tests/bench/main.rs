@@ -5,7 +5,7 @@
 //! chance. Where times are too noisy, `--callgrind` counts instructions.
 //!
 //! What is measured stands in [`variants`], how in [`rounds`] and [`callgrind`]; large bodies are in [`bodies`],
-//! filters that wait for others in [`callouts`].
+//! filters that wait for others in [`callouts`], many rules, modules and threads in [`scale`].
 
 mod args;
 mod bodies;
@@ -14,8 +14,11 @@ mod callouts;
 mod machine;
 mod memcheck;
 mod native;
+#[allow(dead_code, reason = "bars are drawn by others")]
+mod plot;
 mod report;
 mod rounds;
+mod scale;
 mod stats;
 mod stream;
 mod variants;
@@ -73,6 +76,19 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
         verdicts.push(callouts::check(&measured));
+    }
+    if args.scale > 0 {
+        let measured = scale::run(args.scale, &machine);
+        if !show(&args, report::SCALE, &scale::markdown(&machine, &measured)) {
+            return ExitCode::from(2);
+        }
+        if let Some(path) = &args.write
+            && let Err(error) = scale::draw(&measured, path)
+        {
+            eprintln!("ats-bench: the plots beside {}: {error}", path.display());
+            return ExitCode::from(2);
+        }
+        verdicts.push(scale::check(&measured));
     }
     if args.check { conclude(&verdicts) } else { ExitCode::SUCCESS }
 }

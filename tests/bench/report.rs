@@ -17,6 +17,7 @@ use crate::variants::{BASE, Variant, find};
 pub(crate) const SMALL: &str = "ats-bench";
 pub(crate) const LARGE: &str = "ats-bench bodies";
 pub(crate) const CALLOUTS: &str = "ats-bench callouts";
+pub(crate) const SCALE: &str = "ats-bench scale";
 
 /// How much further from no plugin than header_rewrite ours may be, and a second server with no plugin.
 const ALLOWANCE: f64 = 0.03;

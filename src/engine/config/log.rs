@@ -1,5 +1,7 @@
 //! `log`: from which level on a filter's lines are kept, and where.
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::{self, Deserializer};
@@ -144,7 +146,7 @@ impl RawLog {
             }
             Ok(Rolling { interval_s, offset_hour, size_mib })
         });
-        Ok(LogSettings { level, file: Some(LogFile { name, rolling: rolling.transpose()? }) })
+        Ok(LogSettings { level, file: Some(Arc::new(LogFile { name, rolling: rolling.transpose()? })) })
     }
 }
 
@@ -163,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_filter_says_more_than_its_file() {
-        let file = |name: &str, rolling| Some(LogFile { name: name.to_owned(), rolling });
+        let file = |name: &str, rolling| Some(Arc::new(LogFile { name: name.to_owned(), rolling }));
         assert_eq!(settings("", "").unwrap(), LogSettings::default());
         let all = "log: {level: warn, file: shop, rolling: {interval_s: 3600, size_mib: 100}}";
         let rolling = Some(Rolling { interval_s: Some(3600), offset_hour: None, size_mib: Some(100) });

@@ -8,11 +8,12 @@ mod directories;
 
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub use directories::Directories;
+use smallvec::SmallVec;
 
 /// What the system knows of a file. Whoever writes to a file, or puts another one in its place, changes this, the time of
 /// the last change at least, which nobody can set.
@@ -33,7 +34,7 @@ const RACY: Duration = Duration::from_millis(50);
 /// A file, as it was at one moment.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Seen {
-    path: Box<Path>,
+    path: Arc<Path>,
     /// `None`: there was none.
     id: Option<FileId>,
     /// It had been left alone long enough for the next change to show.
@@ -43,10 +44,11 @@ pub struct Seen {
 impl Seen {
     /// The file that a path leads to, symbolic links followed.
     #[must_use]
-    pub fn now(path: &Path) -> Self {
+    pub fn now(path: impl Into<Arc<Path>>) -> Self {
+        let path = path.into();
         // The clock first: a change after this moment is a change after the look.
         let now = SystemTime::now();
-        let id = std::fs::metadata(path).ok().map(|data| FileId {
+        let id = std::fs::metadata(&path).ok().map(|data| FileId {
             device: data.dev(),
             inode: data.ino(),
             size: data.size(),
@@ -56,7 +58,7 @@ impl Seen {
         // On both sides: another machine's clock may be ahead of ours, for ever.
         let near = |changed: SystemTime| now.duration_since(changed).unwrap_or_else(|ahead| ahead.duration()) < RACY;
         let settled = id.is_none_or(|id| !time(id.changed).is_some_and(near));
-        Seen { path: path.into(), id, settled }
+        Seen { path, id, settled }
     }
 
     /// The path by which it was looked for.
@@ -79,17 +81,17 @@ fn time((seconds, nanoseconds): (i64, i64)) -> Option<SystemTime> {
 /// One look at files: each is asked for once, however many rules name it.
 #[derive(Debug, Default)]
 pub struct Look {
-    seen: HashMap<PathBuf, Arc<Seen>>,
+    seen: HashMap<Arc<Path>, Arc<Seen>>,
 }
 
 impl Look {
     /// The file that a path leads to, as it was when it was first asked for.
-    pub fn at(&mut self, path: &Path) -> Arc<Seen> {
-        if let Some(seen) = self.seen.get(path) {
+    pub fn at(&mut self, path: impl AsRef<Path> + Into<Arc<Path>>) -> Arc<Seen> {
+        if let Some(seen) = self.seen.get(path.as_ref()) {
             return Arc::clone(seen);
         }
         let seen = Arc::new(Seen::now(path));
-        self.seen.insert(path.to_owned(), Arc::clone(&seen));
+        self.seen.insert(Arc::clone(&seen.path), Arc::clone(&seen));
         seen
     }
 }
@@ -99,14 +101,15 @@ impl Look {
 /// What else it was made from and may change belongs here, too.
 #[derive(Debug, Clone, Default)]
 pub struct Fingerprint {
-    files: Vec<Arc<Seen>>,
+    /// A rule has a filter file and a module, mostly.
+    files: SmallVec<[Arc<Seen>; 2]>,
 }
 
 impl Fingerprint {
     /// Adds files, before they are read.
-    pub fn add<'p>(&mut self, look: &mut Look, paths: impl IntoIterator<Item = &'p Path>) {
+    pub fn add<P: AsRef<Path> + Into<Arc<Path>>>(&mut self, look: &mut Look, paths: impl IntoIterator<Item = P>) {
         for path in paths {
-            if self.files.iter().all(|seen| seen.path() != path) {
+            if self.files.iter().all(|seen| seen.path() != path.as_ref()) {
                 self.files.push(look.at(path));
             }
         }
@@ -120,7 +123,7 @@ impl Fingerprint {
 
     /// Those that are not what they were, or may not be.
     pub fn changed(&self, look: &mut Look) -> impl Iterator<Item = &Path> {
-        self.files.iter().filter(|seen| !seen.is_still(&look.at(seen.path()))).map(|seen| seen.path())
+        self.files.iter().filter(|seen| !seen.is_still(&look.at(Arc::clone(&seen.path)))).map(|seen| seen.path())
     }
 
     /// Whether all are what they were.
@@ -132,6 +135,7 @@ impl Fingerprint {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::PathBuf;
 
     use super::*;
 
@@ -199,7 +203,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("f");
         let mut look = Look::default();
-        assert!(Arc::ptr_eq(&look.at(&file), &look.at(&file)));
+        assert!(Arc::ptr_eq(&look.at(file.as_path()), &look.at(file.as_path())));
         let mut fingerprint = Fingerprint::default();
         fingerprint.add(&mut look, [file.as_path(), file.as_path()]);
         fs::write(&file, "").unwrap();

@@ -225,7 +225,7 @@ fn begin(state: &mut VmState, kind: CallKind) -> Result<(u32, u32), Error> {
     let root = state.root_id().ok_or_else(|| Error::BadArgument("no plugin context"))?;
     if state.calls.count_of(root) >= state.settings.limits.callouts {
         if let Some(root) = state.root() {
-            root.stats.breach(Limit::Callouts, 1);
+            root.stats().breach(Limit::Callouts, 1);
         }
         count(state, CalloutOutcome::Overflow);
         return Err(Error::Busy("the filter has as many calls under way as limits.callouts permits"));
@@ -257,7 +257,7 @@ fn own(pairs: &[pairs::Pair<'_>]) -> Pairs {
 /// Notes a call that is under way.
 fn keep(state: &mut VmState, token: u32, root: u32, way: Way) {
     let (Some(home), Some(context)) = (&state.home, state.root()) else { return };
-    let call = Outgoing::new(root, way, &home.calls, Arc::clone(&context.stats));
+    let call = Outgoing::new(root, way, &home.calls, Arc::clone(context.stats()));
     state.calls.insert(token, call);
 }
 
@@ -276,7 +276,7 @@ fn refusal(state: &VmState, refused: &Refused) -> Error {
 
 fn count(state: &VmState, outcome: CalloutOutcome) {
     if let Some(root) = state.root() {
-        root.stats.callout(outcome, Duration::ZERO);
+        root.stats().callout(outcome, Duration::ZERO);
     }
 }
 

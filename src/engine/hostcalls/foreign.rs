@@ -266,13 +266,14 @@ fn declare_property(state: &mut VmState, arguments: &[u8], _: &mut Vec<u8>) -> R
     let declared: DeclarePropertyArguments = decode(arguments)?;
     let root = state.root_mut().ok_or_else(|| Error::BadArgument("no plugin context"))?;
     let name = super::properties::trim(declared.name.as_bytes());
-    if name.is_empty() || name.len() > NAME || root.declared.len() >= NAMES {
+    let known = &mut root.own_mut().declared;
+    if name.is_empty() || name.len() > NAME || known.len() >= NAMES {
         return Err(Error::BadArgument("a property's name has 1 to 1,024 bytes, and a plugin 1,024 properties"));
     }
-    if root.declared.contains_key(name) {
+    if known.contains_key(name) {
         return Err(Error::BadArgument("the property is declared already"));
     }
-    root.declared.insert(name.into(), declared.read_only);
+    known.insert(name.into(), declared.read_only);
     Ok(())
 }
 

@@ -197,10 +197,10 @@ fn declared_properties_are_set_and_read_by_their_terms() {
     assert_eq!(scene.foreign("declare_property", once).unwrap_err(), BAD_ARGUMENT, "once a name");
     assert_eq!(scene.foreign("declare_property", b"\x0a\x04free\x18\x02\x22\x01s").unwrap(), b"");
     assert_eq!(scene.foreign("declare_property", b"\x0a\x01\xff").unwrap_err(), BAD_ARGUMENT, "no text");
-    let root = scene.guest.store.data_mut().root_mut().unwrap().declared.clone();
+    let root = scene.guest.store.data_mut().root_mut().unwrap().own_mut().declared.clone();
     assert_eq!(root.len(), 2);
     let mut scene = Scene::usual();
-    scene.guest.store.data_mut().root_mut().unwrap().declared = root;
+    scene.guest.store.data_mut().root_mut().unwrap().own_mut().declared = root;
     let set = |scene: &mut Scene, path: &[u8], value: &[u8]| {
         let ([path, path_size], [value, value_size]) = (scene.put(path), scene.put(value));
         scene.guest.call("proxy_set_property", &[path, path_size, value, value_size])
@@ -213,7 +213,7 @@ fn declared_properties_are_set_and_read_by_their_terms() {
         assert_eq!(scene.property(b"free").unwrap(), value);
     }
     // Another plugin's filter of the stream has declared nothing, and may not either.
-    scene.guest.store.data_mut().root_mut().unwrap().declared.clear();
+    scene.guest.store.data_mut().root_mut().unwrap().own_mut().declared.clear();
     assert_eq!(set(&mut scene, b"once", b"3"), BAD_ARGUMENT);
 }
 

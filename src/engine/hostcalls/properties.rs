@@ -4,7 +4,7 @@ use crate::body::Side;
 use crate::config::Body;
 use crate::error::Error;
 use crate::memory::{self, Guest};
-use crate::state::VmState;
+use crate::state::{RootContext, VmState};
 
 /// A path with the NUL that some SDKs leave behind it taken off.
 pub(super) fn trim(path: &[u8]) -> &[u8] {
@@ -82,7 +82,8 @@ pub(super) fn set_property(
     }
     match state.stream_mut()?.set_property(path, value) {
         Err(Error::NotFound) => {
-            let read_only = state.root().and_then(|root| root.declared.get(path)).is_some_and(|read_only| *read_only);
+            let declared = state.root().and_then(RootContext::own).and_then(|own| own.declared.get(path));
+            let read_only = declared.is_some_and(|read_only| *read_only);
             state.cell()?.set_property(path, value, read_only)
         }
         result => result,

@@ -93,7 +93,7 @@ fn consume(state: &mut VmState, queue: u32) -> Result<(), Error> {
     let consumer = Consumer { station: Arc::clone(&home.station), address: home.address.clone(), root };
     let shared = Arc::clone(&state.shared);
     if let Some(context) = state.root_mut()
-        && let std::collections::btree_map::Entry::Vacant(place) = context.queues.entry(queue)
+        && let std::collections::btree_map::Entry::Vacant(place) = context.own_mut().queues.entry(queue)
     {
         place.insert(shared.queues.subscribe(queue, Arc::new(consumer))?);
         state.reached_out = true;

@@ -43,8 +43,8 @@ impl Scene {
         let mut guest = Puppet::new();
         let transaction = SharedTransaction::new(transaction);
         let plugin = Arc::new(PluginSpec {
-            name: "shop".to_owned(),
-            root_id: "root".to_owned(),
+            name: "shop".into(),
+            root_id: "root".into(),
             configuration: Arc::from(&b"configuration"[..]),
             upstreams: Arc::new(upstreams()),
             log: crate::settings::SiteOf(crate::journal::Site::plain()),
@@ -53,18 +53,10 @@ impl Scene {
                 Arc::default(),
             ))),
         });
-        let root = RootContext {
-            plugin,
-            stats: crate::observe::Registry::new(1).stats("", "shop"),
-            tick_period: Duration::ZERO,
-            tick_due: None,
-            pending_done: false,
-            declared: BTreeMap::new(),
-            queues: BTreeMap::new(),
-        };
+        let root = RootContext::new(plugin);
         let cell = StreamCell::new(crate::body::Bodies::default(), 0);
         let state = guest.store.data_mut();
-        state.contexts.insert(ROOT, Context::Root(Box::new(root)));
+        state.contexts.insert(ROOT, Context::Root(root));
         state.contexts.insert(STREAM, Context::Stream { root: ROOT, filter: 0, cell });
         let mut host = transaction.host();
         host.begin(Callback::RequestHeaders);
@@ -417,17 +409,18 @@ fn the_effective_context_decides_whose_stream_it_is() {
 fn plugin_contexts_end_and_tick() {
     let mut scene = Scene::in_root();
     assert_eq!(scene.guest.call("proxy_done", &[]), NOT_FOUND, "nobody waits for it");
-    scene.guest.store.data_mut().root_mut().unwrap().pending_done = true;
+    scene.guest.store.data_mut().root_mut().unwrap().own_mut().pending_done = true;
     assert_eq!(scene.guest.call("proxy_done", &[]), OK);
     assert_eq!(scene.guest.call("proxy_done", &[]), NOT_FOUND, "once");
     assert_eq!(scene.guest.store.data().roots_done, [ROOT]);
     assert_eq!(scene.guest.call("proxy_set_tick_period_milliseconds", &[20]), OK);
     let state = scene.guest.store.data();
     assert!(state.timers_changed);
-    assert_eq!(state.root().unwrap().tick_period, Duration::from_millis(20));
-    assert!(state.root().unwrap().tick_due.is_some());
+    let own = state.root().and_then(RootContext::own).expect("it ticks");
+    assert_eq!(own.tick_period, Duration::from_millis(20));
+    assert!(own.tick_due.is_some());
     assert_eq!(scene.guest.call("proxy_set_tick_period_milliseconds", &[0]), OK);
-    assert!(scene.guest.store.data().root().unwrap().tick_due.is_none());
+    assert!(scene.guest.store.data().root().and_then(RootContext::own).is_some_and(|own| own.tick_due.is_none()));
     let mut stream = Scene::usual();
     assert_eq!(stream.guest.call("proxy_done", &[]), NOT_FOUND, "streams do not wait");
     assert_eq!(stream.guest.call("proxy_set_tick_period_milliseconds", &[20]), OK, "its plugin context ticks");

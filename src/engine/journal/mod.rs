@@ -104,10 +104,10 @@ pub(crate) struct Label {
 static LABELS: RwLock<Option<HashMap<u64, Arc<str>>>> = RwLock::new(None);
 
 impl Label {
-    pub(crate) fn new(text: &str) -> Self {
+    pub(crate) fn new(text: Arc<str>) -> Self {
         /// Zero is no label's.
         static NUMBERS: AtomicU64 = AtomicU64::new(1);
-        let (text, number) = (Arc::<str>::from(text), NUMBERS.fetch_add(1, Ordering::Relaxed));
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         LABELS.write().get_or_insert_default().insert(number, Arc::clone(&text));
         Label { text, number }
     }
@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_label_is_found_as_long_as_it_lives() {
-        let label = Label::new("rule a -> b");
+        let label = Label::new("rule a -> b".into());
         assert_eq!(Label::of(label.number()).as_deref(), Some("rule a -> b"));
         let number = label.number();
         drop(label);

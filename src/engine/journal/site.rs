@@ -62,13 +62,12 @@ pub struct LogSettings {
     /// Without, it is `info`, or what the proxy's debugging says.
     pub level: Option<Threshold>,
     /// Without, they go to the proxy's diagnostics.
-    pub file: Option<LogFile>,
+    pub file: Option<Arc<LogFile>>,
 }
 
 /// Where the lines of a plugin context go. Shared by its VMs, so that a VM that is lost and built anew has no more lines
 /// than one that lives.
 pub(crate) struct Site {
-    filter: Box<str>,
     settings: LogSettings,
     /// The most lines a second.
     limit: u32,
@@ -83,7 +82,7 @@ pub(crate) struct Site {
 
 impl fmt::Debug for Site {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Site").field("filter", &self.filter).field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Site").field("filter", &self.filter()).field("settings", &self.settings).finish_non_exhaustive()
     }
 }
 
@@ -96,12 +95,7 @@ fn second() -> u32 {
 impl Site {
     /// # Errors
     /// The log file cannot be opened.
-    pub(crate) fn new(
-        filter: &str,
-        settings: LogSettings,
-        limit: u32,
-        stats: Arc<FilterStats>,
-    ) -> Result<Arc<Self>, String> {
+    pub(crate) fn new(settings: LogSettings, limit: u32, stats: Arc<FilterStats>) -> Result<Arc<Self>, String> {
         let writer = match (&settings.file, server()) {
             (Some(file), Some(server)) => Some(
                 server.open(file).map_err(|error| format!("log.file: '{}' cannot be opened: {error}", file.name))?,
@@ -109,7 +103,6 @@ impl Site {
             _ => None,
         };
         Ok(Arc::new(Site {
-            filter: filter.into(),
             settings,
             limit,
             writer,
@@ -123,7 +116,17 @@ impl Site {
     /// One that nothing is said of.
     #[cfg(test)]
     pub(crate) fn plain() -> Arc<Self> {
-        Site::new("f", LogSettings::default(), 100, crate::observe::Registry::new(1).stats("", "f")).expect("no file")
+        Site::new(LogSettings::default(), 100, crate::observe::Registry::new(1).stats("", "f")).expect("no file")
+    }
+
+    /// The filter's name.
+    fn filter(&self) -> &str {
+        self.stats.filter()
+    }
+
+    /// Where what belongs to no rule is counted.
+    pub(crate) fn stats(&self) -> &Arc<FilterStats> {
+        &self.stats
     }
 
     /// Whether two sites treat lines alike.
@@ -167,7 +170,7 @@ impl Site {
             return;
         }
         let message = String::from_utf8_lossy(&message[..message.len().min(MAX_LINE)]);
-        let filter = &self.filter;
+        let filter = self.filter();
         let text = format_args!("[{filter}] #{context} {}: {message}", level.as_str());
         match &self.writer {
             Some(writer) => writer.write(Line::within(MAX_FILE_LINE, text, place, None).as_str()),
@@ -208,7 +211,7 @@ impl Site {
         if dropped == 0 {
             return true;
         }
-        let (filter, limit) = (&self.filter, self.limit);
+        let (filter, limit) = (self.filter(), self.limit);
         let lines = if dropped == 1 { "line" } else { "lines" };
         let text = format_args!(
             "{dropped} {lines} of filter '{filter}' dropped in the last second (limits.log_lines_per_second: {limit})"
@@ -265,7 +268,7 @@ mod tests {
     use crate::observe::Registry;
 
     fn site(settings: LogSettings, limit: u32) -> Arc<Site> {
-        Site::new("f", settings, limit, Registry::new(1).stats("", "f")).unwrap()
+        Site::new(settings, limit, Registry::new(1).stats("", "f")).unwrap()
     }
 
     fn from(level: Threshold) -> LogSettings {

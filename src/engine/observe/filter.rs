@@ -100,8 +100,9 @@ pub(super) struct Process {
 /// What belongs to no rule is counted for the rule with the empty name: plugin contexts are shared by the rules that
 /// have equal filters, and with them ticks, configurations and the traps in them.
 pub struct FilterStats {
-    rule: Box<str>,
-    filter: Box<str>,
+    /// The rule's label, and the filter's name: texts that others have, too.
+    label: Arc<str>,
+    filter: Arc<str>,
     process: Arc<Process>,
     slot_count: usize,
     /// By slot, made when first used: most rules see little traffic, and few see some on every thread.
@@ -109,7 +110,42 @@ pub struct FilterStats {
     /// Made when first used, for the same reason.
     rare: OnceLock<Box<Rare>>,
     /// Those that there are: of this filter, and of that which takes its place at a reload.
-    breakers: Mutex<Vec<Weak<Breaker>>>,
+    breakers: Mutex<Breakers>,
+}
+
+/// In a label called "rule" the word says nothing.
+fn unprefixed(label: &str) -> &str {
+    label.strip_prefix("rule ").unwrap_or(label)
+}
+
+/// The breakers that there are of a filter. Mostly one, which then takes no memory of its own.
+#[derive(Default)]
+enum Breakers {
+    #[default]
+    None,
+    One(Weak<Breaker>),
+    Many(Vec<Weak<Breaker>>),
+}
+
+impl Breakers {
+    fn all(&self) -> &[Weak<Breaker>] {
+        match self {
+            Breakers::None => &[],
+            Breakers::One(breaker) => std::slice::from_ref(breaker),
+            Breakers::Many(all) => all,
+        }
+    }
+
+    /// One more, which is not among them. Those that are gone are forgotten.
+    fn add(&mut self, breaker: Weak<Breaker>) {
+        let mut all: Vec<_> = self.all().iter().filter(|known| known.strong_count() > 0).cloned().collect();
+        *self = if all.is_empty() {
+            Breakers::One(breaker)
+        } else {
+            all.push(breaker);
+            Breakers::Many(all)
+        };
+    }
 }
 
 type LazySlot = OnceLock<Box<CachePadded<FilterSlot>>>;
@@ -144,15 +180,15 @@ struct BreakerStats {
 
 impl std::fmt::Debug for FilterStats {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FilterStats").field("rule", &self.rule).field("filter", &self.filter).finish_non_exhaustive()
+        f.debug_struct("FilterStats").field("rule", &self.rule()).field("filter", &self.filter).finish_non_exhaustive()
     }
 }
 
 impl FilterStats {
-    fn new(rule: &str, filter: &str, slots: usize, process: Arc<Process>) -> Self {
+    fn new(label: Arc<str>, filter: Arc<str>, slots: usize, process: Arc<Process>) -> Self {
         FilterStats {
-            rule: rule.into(),
-            filter: filter.into(),
+            label,
+            filter,
             process,
             slot_count: slots,
             slots: OnceLock::new(),
@@ -164,13 +200,18 @@ impl FilterStats {
     /// The rule, as `FROM -> TO`; empty for what belongs to none.
     #[must_use]
     pub fn rule(&self) -> &str {
-        &self.rule
+        unprefixed(&self.label)
     }
 
     /// The filter's name.
     #[must_use]
     pub fn filter(&self) -> &str {
         &self.filter
+    }
+
+    /// [`FilterStats::filter`], to be kept.
+    pub(crate) fn filter_name(&self) -> Arc<str> {
+        Arc::clone(&self.filter)
     }
 
     #[inline]
@@ -246,10 +287,9 @@ impl FilterStats {
     /// This breaker is the filter's from now on.
     pub(crate) fn watch(&self, breaker: &Arc<Breaker>) {
         let mut live = self.breakers.lock();
-        live.retain(|known| known.strong_count() > 0);
         let breaker = Arc::downgrade(breaker);
-        if !live.iter().any(|known| known.ptr_eq(&breaker)) {
-            live.push(breaker);
+        if !live.all().iter().any(|known| known.ptr_eq(&breaker)) {
+            live.add(breaker);
         }
     }
 
@@ -309,7 +349,8 @@ impl FilterStats {
             numbers.local_responses += slot.local_responses.load(Ordering::Relaxed);
         }
         numbers.failures = FailurePolicy::ALL.map(|policy| (policy.as_str(), 0));
-        numbers.breaker = self.breakers.lock().iter().filter_map(Weak::upgrade).map(|breaker| breaker.state()).max();
+        numbers.breaker =
+            self.breakers.lock().all().iter().filter_map(Weak::upgrade).map(|breaker| breaker.state()).max();
         let Some(rare) = self.rare.get() else { return numbers };
         numbers.log_dropped = rare.log_dropped.load(Ordering::Relaxed);
         numbers.rebuilds = rare.rebuilds.load(Ordering::Relaxed);
@@ -375,11 +416,16 @@ impl Registry {
     }
 
     /// The statistics of this filter of this rule: those that it had before, if it was ever loaded.
-    pub(crate) fn stats(&self, rule: &str, filter: &str) -> Arc<FilterStats> {
+    pub(crate) fn stats(
+        &self,
+        label: impl AsRef<str> + Into<Arc<str>>,
+        filter: impl AsRef<str> + Into<Arc<str>>,
+    ) -> Arc<FilterStats> {
         let mut filters = self.filters.lock();
-        let hash = |stats: &Arc<FilterStats>| self.hasher.hash_one((&*stats.rule, &*stats.filter));
-        let own = self.hasher.hash_one((rule, filter));
-        if let Some(known) = filters.find(own, |stats| *stats.rule == *rule && *stats.filter == *filter) {
+        let hash = |stats: &Arc<FilterStats>| self.hasher.hash_one((stats.rule(), stats.filter()));
+        let names = (unprefixed(label.as_ref()), filter.as_ref());
+        let own = self.hasher.hash_one(names);
+        if let Some(known) = filters.find(own, |stats| (stats.rule(), stats.filter()) == names) {
             return Arc::clone(known);
         }
         if filters.len() >= MAX_IDLE
@@ -388,7 +434,7 @@ impl Registry {
         {
             filters.retain(|stats| Arc::strong_count(stats) > 1);
         }
-        let stats = Arc::new(FilterStats::new(rule, filter, self.slots, Arc::clone(&self.process)));
+        let stats = Arc::new(FilterStats::new(label.into(), filter.into(), self.slots, Arc::clone(&self.process)));
         filters.insert_unique(own, Arc::clone(&stats), hash);
         stats
     }
@@ -406,7 +452,7 @@ impl Registry {
     /// All of them, by rule and filter.
     pub(super) fn all(&self) -> Vec<Arc<FilterStats>> {
         let mut all: Vec<_> = self.filters.lock().iter().map(Arc::clone).collect();
-        all.sort_unstable_by(|a, b| (&a.rule, &a.filter).cmp(&(&b.rule, &b.filter)));
+        all.sort_unstable_by(|a, b| (a.rule(), a.filter()).cmp(&(b.rule(), b.filter())));
         all
     }
 }

@@ -75,7 +75,7 @@ fn rules_that_are_gone_do_not_fill_the_memory() {
     let kept = registry.stats("kept", "f");
     kept.begin_stream(0);
     for rule in 0..2 * MAX_IDLE {
-        drop(registry.stats(&rule.to_string(), "f"));
+        drop(registry.stats(rule.to_string(), "f"));
     }
     assert!(registry.all().len() <= MAX_IDLE + LOOK + 1, "{}", registry.all().len());
     assert_eq!(registry.stats("kept", "f").read().streams, 1);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::filter::{FilterStats, Registry};
+use super::filter::FilterStats;
 use super::sample::Sampler;
 use super::{Observer, VmGauge};
 use crate::abi::Callback;
@@ -23,10 +23,6 @@ impl Meter {
     pub(crate) fn new(observer: Observer) -> Self {
         let sampler = Sampler::new(Arc::clone(&observer.clock));
         Meter { observer, sampler, measuring: true, measured: Vec::new() }
-    }
-
-    pub(crate) fn registry(&self) -> &Registry {
-        &self.observer.registry
     }
 
     pub(crate) fn gauge(&self) -> &Arc<VmGauge> {
@@ -57,7 +53,7 @@ impl Meter {
     pub(crate) fn stop(&mut self, state: &VmState, callback: Callback, context: u32, begun: Instant) {
         let time = begun.elapsed();
         match state.contexts.get(&context) {
-            Some(Context::Root(root)) => root.stats.callback(callback, time),
+            Some(Context::Root(root)) => root.stats().callback(callback, time),
             Some(Context::Stream { .. }) => self.measured.push((callback, time)),
             None => {}
         }

@@ -31,6 +31,5 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub(crate) struct Observer {
     pub(crate) clock: Arc<Clock>,
-    pub(crate) registry: Arc<Registry>,
     pub(crate) gauge: Arc<VmGauge>,
 }

@@ -144,8 +144,8 @@ mod tests {
         let mut plugins = Plugins::default();
         for index in 0..count {
             let spec = PluginSpec {
-                name: index.to_string(),
-                root_id: String::new(),
+                name: index.to_string().into(),
+                root_id: Box::default(),
                 configuration: Arc::from([]),
                 upstreams: Arc::clone(&upstreams),
                 log: crate::settings::SiteOf(crate::journal::Site::plain()),
@@ -163,7 +163,7 @@ mod tests {
     fn fill(roots: &mut Roots, plugins: &Plugins) -> Vec<usize> {
         let mut order = Vec::new();
         while let Some((index, spec)) = roots.next_missing(plugins) {
-            assert_eq!(spec.name, index.to_string());
+            assert_eq!(*spec.name, index.to_string());
             roots.set(index, 100 + u32::try_from(index).unwrap());
             order.push(index);
         }

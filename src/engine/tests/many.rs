@@ -23,7 +23,7 @@ const GUEST: &str = r#"
 fn load(bench: &Bench, rule: usize, configuration: &str) -> Arc<Chain> {
     let text = format!("filters: [{{name: f, module: guest.wasm, configuration: {configuration}}}]");
     let config = config::parse(&bench.path().join("filters.yaml"), &text).unwrap();
-    Chain::load(&bench.runtime, &format!("rule http://r{rule}.test/ -> http://origin/"), &config).unwrap()
+    Chain::load(&bench.runtime, format!("rule http://r{rule}.test/ -> http://origin/"), &config).unwrap()
 }
 
 /// Runs `each` for all rules, and says how long the first and the last tenth took.

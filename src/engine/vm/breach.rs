@@ -45,7 +45,7 @@ impl Vm {
             return;
         };
         if let Some(change) = root.plugin.breaker.failed(trap.spent, false) {
-            root.stats.breaker_opened();
+            root.stats().breaker_opened();
             log::error!(target: "wasm_remap", "filter '{}' {change}", root.plugin.name);
         }
     }
@@ -56,7 +56,7 @@ impl Vm {
     pub(super) fn note_refused(&mut self, context: u32) -> Refused {
         let refused = self.store.data_mut().limits.take_refused();
         let stats = match self.store.data().contexts.get(&context) {
-            Some(Context::Root(root)) => Some(Arc::clone(&root.stats)),
+            Some(Context::Root(root)) => Some(Arc::clone(root.stats())),
             _ => None,
         };
         for (limit, (times, _)) in [(Limit::Memory, refused.memory), (Limit::Table, refused.table)] {

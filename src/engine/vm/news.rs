@@ -7,7 +7,8 @@ use super::{Vm, size};
 use crate::abi::{BufferType, Callback, MapType};
 use crate::answer::{Answer, Calls, News, Way, outcome_of, outcome_of_grpc};
 use crate::error::Error;
-use crate::state::Context;
+use crate::shared::Subscription;
+use crate::state::{Context, VmState};
 
 /// gRPC's status for what should not be.
 const GRPC_INTERNAL: u32 = 13;
@@ -122,8 +123,7 @@ impl Vm {
 
     fn queue_ready(&mut self, root: u32, queue: u32) -> Result<(), Error> {
         // The word may have been on its way when the plugin context ended, and SDKs trap on one that they do not know.
-        let consumes = |context: &Context| matches!(context, Context::Root(root) if root.queues.contains_key(&queue));
-        if !self.store.data().contexts.get(&root).is_some_and(consumes) {
+        if subscription(self.store.data(), root, queue).is_none() {
             return Ok(());
         }
         self.store.data_mut().taken = 0;
@@ -133,12 +133,18 @@ impl Vm {
         })?;
         let state = self.store.data_mut();
         let taken = std::mem::take(&mut state.taken);
-        if let Some(Context::Root(root)) = state.contexts.get(&root)
-            && let Some(subscription) = root.queues.get(&queue)
-        {
+        if let Some(subscription) = subscription(state, root, queue) {
             subscription.served(taken);
         }
         Ok(())
+    }
+}
+
+/// A plugin context's part in a queue.
+fn subscription(state: &VmState, root: u32, queue: u32) -> Option<&Subscription> {
+    match state.contexts.get(&root)? {
+        Context::Root(root) => root.own()?.queues.get(&queue),
+        Context::Stream { .. } => None,
     }
 }
 

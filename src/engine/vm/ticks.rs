@@ -26,9 +26,10 @@ impl Vm {
         let state = self.store.data_mut();
         if let Some(Context::Root(root)) = state.contexts.get(&id)
             // Unless the tick itself has set another period.
-            && root.tick_due == Some(due)
+            && let Some(own) = root.own()
+            && own.tick_due == Some(due)
         {
-            let next = next_tick(due, root.tick_period, end, end.duration_since(now));
+            let next = next_tick(due, own.tick_period, end, end.duration_since(now));
             state.set_tick(id, Some(next));
         }
         Ok(self.next_tick())

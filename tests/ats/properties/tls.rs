@@ -268,7 +268,7 @@ fn http2_is_told_from_http1() {
         Probed::of(crate::support::results(&response)).check("on_request_headers", table);
     }
     // A client that goes away in the middle: what is read of it then is not there, and harms nobody.
-    let every: Vec<Value> = crate::EVERY.split_whitespace().map(|path| json!(["get_property", path])).collect();
+    let every: Vec<Value> = crate::read::EVERY.split_whitespace().map(|path| json!(["get_property", path])).collect();
     let program = json!({"on_done": every.clone(), "on_log": every}).to_string();
     origin.route("/slow", wasm_remap_tests::Reply::new(200).delay(std::time::Duration::from_millis(300)));
     let mark = server.mark();

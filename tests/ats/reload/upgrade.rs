@@ -1,11 +1,10 @@
 //! The plugin's own file is replaced while it watches and listens: the old copy keeps its transactions, and is silent.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use wasm_remap_tests::{Client, Origin, Reply, Request, wait_until};
+use wasm_remap_tests::{Client, Origin, wait_until};
 
 use crate::support::{PATIENCE, message, reload, rules, version, wait_for_version, watched};
 
@@ -15,14 +14,7 @@ use crate::support::{PATIENCE, message, reload, rules, version, wait_for_version
 fn copies_that_are_replaced_stop_watching_and_answering() {
     let origin = Origin::start();
     origin.discard();
-    let gate = Arc::new(AtomicBool::new(false));
-    let opened = Arc::clone(&gate);
-    origin.route("/held", move |request: &Request| {
-        while !opened.load(Ordering::Acquire) {
-            thread::sleep(Duration::from_millis(2));
-        }
-        Reply::echo(request)
-    });
+    let hold = origin.hold("/held");
     let server = rules(&origin, &["one"]).file("one.yaml", &watched("0")).manager().stats().start();
     let names = |name: &str| server.thread_names().iter().filter(|thread| thread.starts_with(name)).count();
     let stop = AtomicBool::new(false);
@@ -42,14 +34,13 @@ fn copies_that_are_replaced_stop_watching_and_answering() {
             });
         }
         /// Ends the load, also when something fails.
-        struct Ending<'a>(&'a AtomicBool, &'a AtomicBool);
+        struct Ending<'a>(&'a AtomicBool);
         impl Drop for Ending<'_> {
             fn drop(&mut self) {
                 self.0.store(true, Ordering::Relaxed);
-                self.1.store(true, Ordering::Release);
             }
         }
-        let ending = Ending(&stop, &gate);
+        let ending = (Ending(&stop), hold);
         for copy in 1..=3_usize {
             server.write_text("one.yaml", &watched(&format!("{copy}-before")));
             wait_for_version(&server, "one", &format!("{copy}-before"));

@@ -7,36 +7,14 @@
 //     forge        a line with a line break and a terminal's escape in it
 //     trap <n>     ends in `check_even` or `check_odd`, by way of `authorize`
 
-#include <stddef.h>
-#include <stdint.h>
+#include "guest.h"
 
-#define IMPORT(name) __attribute__((import_module("env"), import_name(#name)))
-#define EXPORT(name) __attribute__((export_name(#name)))
+enum { INFO = 2, LEVELS = 6, LARGE = 8000 };
 
-enum { REQUEST_HEADERS = 0, CONTINUE = 0, INFO = 2, LEVELS = 6, LARGE = 8000 };
-
-IMPORT(proxy_get_header_map_value)
-extern uint32_t proxy_get_header_map_value(uint32_t map, const char *key, size_t key_size, const char **value,
-                                           size_t *value_size);
 IMPORT(proxy_log) extern uint32_t proxy_log(uint32_t level, const char *message, size_t size);
 IMPORT(proxy_get_log_level) extern uint32_t proxy_get_log_level(uint32_t *level);
 
-// All that a callback allocates is gone when it returns, so memory is a bump from the start of this arena.
-static _Alignas(16) unsigned char arena[65536];
-static size_t used;
 static char large[LARGE];
-
-EXPORT(proxy_abi_version_0_2_1) void abi_version(void) {}
-
-EXPORT(proxy_on_memory_allocate) void *allocate(size_t size) {
-  size_t rounded = (size + 15) & ~(size_t)15;
-  if (rounded < size || rounded > sizeof(arena) - used) {
-    return NULL;
-  }
-  void *data = arena + used;
-  used += rounded;
-  return data;
-}
 
 static int begins(const char *text, size_t size, const char *word, size_t len) {
   if (size < len) {
@@ -76,10 +54,6 @@ __attribute__((noinline)) static void authorize(uint32_t kind) {
   } else {
     check_odd(); // to odd
   }
-}
-
-EXPORT(proxy_on_context_create) void on_context_create(uint32_t context, uint32_t parent) {
-  (void)context, (void)parent;
 }
 
 EXPORT(proxy_on_configure) uint32_t on_configure(uint32_t context, size_t size) {

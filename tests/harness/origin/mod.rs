@@ -164,6 +164,19 @@ impl Origin {
         self.add(pattern, false, handler)
     }
 
+    /// Holds what is asked at `pattern` until [`Hold::open`], then echoes it.
+    pub fn hold(&self, pattern: &str) -> Hold {
+        let gate = Arc::new(AtomicBool::new(false));
+        let opened = Arc::clone(&gate);
+        self.route(pattern, move |request: &Request| {
+            while !opened.load(Ordering::Acquire) {
+                thread::sleep(Duration::from_millis(2));
+            }
+            Reply::echo(request)
+        });
+        Hold(gate)
+    }
+
     /// As [`route`](Origin::route), but answers on the head alone, leaves the body unread and closes.
     pub fn route_early(&self, pattern: &str, handler: impl Handler) -> &Origin {
         self.add(pattern, true, handler)
@@ -257,6 +270,23 @@ impl Origin {
         for stream in lock(&self.shared.open).values() {
             let _ = stream.shutdown(Shutdown::Both);
         }
+    }
+}
+
+/// Requests that an origin holds; see [`Origin::hold`]. Dropped, it lets them go, so that a test that fails ends.
+#[derive(Debug)]
+pub struct Hold(Arc<AtomicBool>);
+
+impl Hold {
+    /// Lets them go, and whatever comes later.
+    pub fn open(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.open();
     }
 }
 

@@ -152,6 +152,17 @@ impl TrafficServer {
         })
     }
 
+    /// How long it was from one line of diags.log to another, the first ones that hold these texts, by their own times.
+    #[track_caller]
+    pub fn took(&self, from: &str, to: &str) -> Duration {
+        let diags = self.diags();
+        let at = |pattern: &str| {
+            let line = diags.lines().find(|line| line.contains(pattern));
+            line.and_then(time_of).unwrap_or_else(|| panic!("no line with {pattern:?} and a time:\n{diags}"))
+        };
+        at(to).saturating_sub(at(from))
+    }
+
     /// Whether traffic_server still runs: the one that was started, not one that a manager put in its place.
     pub fn is_alive(&self) -> bool {
         self.server.get().is_some_and(|&pid| process::alive(pid))
@@ -308,6 +319,15 @@ impl TrafficServer {
         self.expect_exit();
         panic!("{what}\n{}", self.logs.tails());
     }
+}
+
+/// The time that a line of diags.log gives itself, within its day.
+fn time_of(line: &str) -> Option<Duration> {
+    let time = line.strip_prefix('[')?.split(']').next()?.split_whitespace().last()?;
+    let mut parts = time.split(':');
+    let mut next = || parts.next()?.parse::<f64>().ok();
+    let (hours, minutes, seconds) = (next()?, next()?, next()?);
+    Some(Duration::from_secs_f64(hours * 3600.0 + minutes * 60.0 + seconds))
 }
 
 impl Drop for TrafficServer {

@@ -33,6 +33,27 @@ struct TextVisitor<T> {
     parse: fn(&str) -> Result<T, String>,
 }
 
+/// The methods by which a visitor with a field `expected` refuses what is no text.
+macro_rules! refuse_scalars {
+    () => {
+        fn visit_bool<E: Error>(self, value: bool) -> Result<Self::Value, E> {
+            Err(not_text(&value, self.expected))
+        }
+
+        fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
+            Err(not_text(&value, self.expected))
+        }
+
+        fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
+            Err(not_text(&value, self.expected))
+        }
+
+        fn visit_f64<E: Error>(self, value: f64) -> Result<Self::Value, E> {
+            Err(not_text(&value, self.expected))
+        }
+    };
+}
+
 /// A number or a truth value where a text is expected: `1.10` would be read as 1.1.
 fn not_text<E: Error>(what: &dyn fmt::Display, expected: &str) -> E {
     E::custom(format!("{what} is no text, and {expected} is expected: write it in quotes"))
@@ -49,21 +70,7 @@ impl<T> Visitor<'_> for TextVisitor<T> {
         (self.parse)(text).map_err(E::custom)
     }
 
-    fn visit_bool<E: Error>(self, value: bool) -> Result<T, E> {
-        Err(not_text(&value, self.expected))
-    }
-
-    fn visit_i64<E: Error>(self, value: i64) -> Result<T, E> {
-        Err(not_text(&value, self.expected))
-    }
-
-    fn visit_u64<E: Error>(self, value: u64) -> Result<T, E> {
-        Err(not_text(&value, self.expected))
-    }
-
-    fn visit_f64<E: Error>(self, value: f64) -> Result<T, E> {
-        Err(not_text(&value, self.expected))
-    }
+    refuse_scalars!();
 }
 
 /// One, or a list of them: any of these. Never empty.
@@ -286,21 +293,7 @@ pub(super) fn text_or_map<'de, D: Deserializer<'de>, M: Deserialize<'de>, T>(
             (self.map)(raw).map_err(A::Error::custom)
         }
 
-        fn visit_bool<E: Error>(self, value: bool) -> Result<T, E> {
-            Err(not_text(&value, self.expected))
-        }
-
-        fn visit_i64<E: Error>(self, value: i64) -> Result<T, E> {
-            Err(not_text(&value, self.expected))
-        }
-
-        fn visit_u64<E: Error>(self, value: u64) -> Result<T, E> {
-            Err(not_text(&value, self.expected))
-        }
-
-        fn visit_f64<E: Error>(self, value: f64) -> Result<T, E> {
-            Err(not_text(&value, self.expected))
-        }
+        refuse_scalars!();
     }
     deserializer.deserialize_any(TextOrMap { expected, text, map })
 }

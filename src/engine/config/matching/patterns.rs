@@ -145,29 +145,29 @@ impl RawPattern {
     }
 }
 
+/// The text in a pattern, by whatever reference there is to that.
+macro_rules! text_of {
+    ($pattern:expr) => {
+        match $pattern {
+            Pattern::Exact(text)
+            | Pattern::Prefix(text)
+            | Pattern::Suffix(text)
+            | Pattern::Contains(text)
+            | Pattern::Glob(text)
+            | Pattern::Regex(text) => text,
+        }
+    };
+}
+
 impl Pattern {
     /// The text of it.
     #[must_use]
     pub fn text(&self) -> &str {
-        match self {
-            Pattern::Exact(text)
-            | Pattern::Prefix(text)
-            | Pattern::Suffix(text)
-            | Pattern::Contains(text)
-            | Pattern::Glob(text)
-            | Pattern::Regex(text) => text,
-        }
+        text_of!(self)
     }
 
     fn text_mut(&mut self) -> &mut String {
-        match self {
-            Pattern::Exact(text)
-            | Pattern::Prefix(text)
-            | Pattern::Suffix(text)
-            | Pattern::Contains(text)
-            | Pattern::Glob(text)
-            | Pattern::Regex(text) => text,
-        }
+        text_of!(self)
     }
 }
 
