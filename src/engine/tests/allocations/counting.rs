@@ -16,7 +16,8 @@ pub(crate) struct Count {
 thread_local! {
     static COUNT: Cell<Count> = const { Cell::new(Count { allocations: 0, grown: 0 }) };
     static ON: Cell<bool> = const { Cell::new(false) };
-    static TELL: Cell<bool> = const { Cell::new(false) };
+    /// How many more allocations are told.
+    static TELL: Cell<u32> = const { Cell::new(0) };
 }
 
 pub(crate) struct Counting;
@@ -27,7 +28,8 @@ fn note(allocated: bool, grown: i64) {
     }
     let count = COUNT.get();
     COUNT.set(Count { allocations: count.allocations + u64::from(allocated), grown: count.grown + grown });
-    if allocated && TELL.get() {
+    if allocated && TELL.get() > 0 {
+        TELL.set(TELL.get() - 1);
         // What tells allocates, too.
         ON.set(false);
         eprintln!("an allocation of {grown} bytes:\n{}", Backtrace::force_capture());
@@ -76,10 +78,11 @@ pub(crate) fn count(work: impl FnOnce()) -> Count {
     COUNT.get()
 }
 
-/// The same, with a backtrace of each allocation on stderr.
+/// The same, with backtraces of the first allocations on stderr: of no more than these, for a backtrace takes longer than a
+/// callback may.
 pub(crate) fn tell(work: impl FnOnce()) -> Count {
-    TELL.set(true);
+    TELL.set(12);
     let count = count(work);
-    TELL.set(false);
+    TELL.set(0);
     count
 }

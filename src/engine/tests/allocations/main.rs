@@ -3,7 +3,7 @@
 //! The host allocates nothing, so what is counted is the engine's. With `WASM_REMAP_ALLOCATIONS=tell` each allocation of one
 //! transaction is told with its backtrace.
 
-#[path = "../../benches/engine/cases/mod.rs"]
+#[path = "../../benches/costs/cases/mod.rs"]
 #[allow(dead_code, reason = "the benchmark uses the rest of it")]
 mod cases;
 mod counting;

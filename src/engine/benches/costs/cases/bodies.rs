@@ -15,10 +15,12 @@ pub(crate) const SIZES: [(&str, usize, usize); 4] =
 /// What filters do with each chunk, `$size` bytes.
 pub(crate) const DEEDS: [(&str, &str); 3] = [("passed", ""), ("read", READ), ("rewritten", REWRITE)];
 
-const READ: &str = "(if (call $proxy_get_buffer_bytes (i32.const 1) (i32.const 0) (local.get $size) (i32.const 16) (i32.const 20))
+const READ: &str =
+    "(if (call $proxy_get_buffer_bytes (i32.const 1) (i32.const 0) (local.get $size) (i32.const 16) (i32.const 20))
       (then unreachable))";
 
-const REWRITE: &str = "(if (call $proxy_get_buffer_bytes (i32.const 1) (i32.const 0) (local.get $size) (i32.const 16) (i32.const 20))
+const REWRITE: &str =
+    "(if (call $proxy_get_buffer_bytes (i32.const 1) (i32.const 0) (local.get $size) (i32.const 16) (i32.const 20))
       (then unreachable))
     (i32.store8 (i32.load (i32.const 16)) (i32.const 88))
     (if (call $proxy_set_buffer_bytes (i32.const 1) (i32.const 0) (local.get $size)

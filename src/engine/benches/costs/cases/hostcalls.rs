@@ -98,10 +98,7 @@ pub(crate) const LOOPED: &[Looped] = &[
     looped("proxy_get_current_time_nanoseconds", "(call $proxy_get_current_time_nanoseconds (i32.const 16))"),
     Looped {
         configure: "(drop (call $proxy_define_metric (i32.const 0) {bench_counter} (i32.const 24)))",
-        ..looped(
-            "proxy_increment_metric",
-            "(call $proxy_increment_metric (i32.load (i32.const 24)) (i64.const 1))",
-        )
+        ..looped("proxy_increment_metric", "(call $proxy_increment_metric (i32.load (i32.const 24)) (i64.const 1))")
     },
     Looped {
         configure: "(drop (call $proxy_define_metric (i32.const 2) {bench_histogram} (i32.const 24)))",
@@ -116,7 +113,10 @@ pub(crate) const LOOPED: &[Looped] = &[
     },
     Looped {
         configure: "(drop (call $proxy_define_metric (i32.const 1) {bench_again} (i32.const 24)))",
-        ..looped("proxy_define_metric, one that is there", "(call $proxy_define_metric (i32.const 1) {bench_again} (i32.const 24))")
+        ..looped(
+            "proxy_define_metric, one that is there",
+            "(call $proxy_define_metric (i32.const 1) {bench_again} (i32.const 24))",
+        )
     },
     Looped {
         configure: "(drop (call $proxy_set_shared_data {key} {0123456789abcdef} (i32.const 0)))",
