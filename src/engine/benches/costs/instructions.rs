@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::args::Args;
-use crate::cases::{self, Case, Group, guests};
+use crate::cases::{self, Group, Run, guests};
 
 /// How much more than in the baseline is a failure.
 const ALLOWANCE: f64 = 0.03;
@@ -125,18 +125,17 @@ impl Baseline {
 fn count(args: &Args) -> Result<Baseline, String> {
     let dir = tempfile::tempdir().map_err(|error| format!("a temporary directory: {error}"))?;
     let program = std::env::current_exe().map_err(|error| format!("this program: {error}"))?;
-    let mut command = Command::new("valgrind");
+    let mut command = Command::new("python3");
     command
+        .args(["-c", include_str!("without_vdso.py"), "valgrind"])
         .args(["--tool=callgrind", "--quiet", "--dump-line=no", "--demangle=no"])
         .args(["--toggle-collect=*measured_part*", "--dump-after=*measured_part*"])
         .arg(format!("--callgrind-out-file={}/out", dir.path().display()))
         .arg(program)
         .arg("--counted")
         .args(args.only.iter().flat_map(|only| ["--only", only]))
-        .env("GLIBC_TUNABLES", TUNABLES)
-        // Addresses differ less, and with them what depends on them.
-        .env("LANG", "C");
-    let output = command.output().map_err(|error| format!("valgrind: {error}: apt-get install valgrind"))?;
+        .env("GLIBC_TUNABLES", TUNABLES);
+    let output = command.output().map_err(|error| format!("python3: {error}: apt-get install python3 valgrind"))?;
     let said = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
         return Err(format!("under callgrind: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr)));
@@ -175,24 +174,25 @@ fn totals(dir: &Path) -> Result<BTreeMap<u32, u64>, String> {
 
 /// What callgrind counts.
 #[inline(never)]
-fn measured_part(case: &mut Case, runs: u64) {
-    (case.run)(std::hint::black_box(runs));
+fn measured_part(run: &mut Run, runs: u64) {
+    run(std::hint::black_box(runs));
 }
 
 /// Runs every case, under callgrind.
 pub(crate) fn counted(args: &Args) {
     println!("{FEATURES}{}", features());
     let bed = guests::Bed::new(1);
-    for mut case in cases::all(&bed).into_iter().filter(|case| args.wants_case(&case.name)) {
+    for case in cases::all().into_iter().filter(|case| args.wants_case(&case.name)) {
         let (warm_up, runs) = match case.group {
             Group::Transactions => (100, 100),
             Group::Hostcalls => (2, 2),
             Group::Bodies => (10, 5),
         };
-        (case.run)(warm_up);
-        measured_part(&mut case, runs);
-        measured_part(&mut case, 3 * runs);
         println!("{CASE}{} {}", 2 * runs * u64::from(case.things), case.name);
+        let mut run = case.make(&bed);
+        run(warm_up);
+        measured_part(&mut run, runs);
+        measured_part(&mut run, 3 * runs);
     }
 }
 

@@ -74,7 +74,8 @@ fn built(times: usize) -> Vec<Duration> {
 /// The request after one that trapped, less what one takes in a VM that is there; and the one after that.
 fn rebuilt(times: usize) -> (Vec<Duration>, Vec<Duration>) {
     let bed = Bed::new(1);
-    let chain = bed.chain("filters: [{name: f, module: \"{guests}/trap.wasm\", breaker: off, log: {level: off}}]\n");
+    let chain =
+        bed.chain("filters: [{name: f, module: \"{guests}/trap.wasm\", breaker: 'off', log: {level: 'off'}}]\n");
     let timed = |chain: &Arc<Chain>| {
         let begun = Instant::now();
         transactions::one(chain);
@@ -83,7 +84,9 @@ fn rebuilt(times: usize) -> (Vec<Duration>, Vec<Duration>) {
     (0..100).for_each(|_| transactions::one(&chain));
     // What filters do wrong is told; here it is meant.
     log::set_max_level(log::LevelFilter::Off);
-    let trapping = SharedTransaction::new(Transaction::get("a.test", "/").header("x-trap", "unreachable"));
+    let trapping = SharedTransaction::new(
+        Transaction::get("a.test", "/").header("x-trap", "on_request_headers").header("x-trap-kind", "unreachable"),
+    );
     let mut pairs = Vec::new();
     for _ in 0..times {
         let usual = timed(&chain);

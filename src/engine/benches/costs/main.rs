@@ -6,6 +6,7 @@
 
 mod args;
 
+#[allow(dead_code, reason = "tests/allocations uses the rest of it")]
 mod cases;
 mod instructions;
 mod loading;
@@ -14,7 +15,7 @@ mod optimised;
 mod report;
 mod rounds;
 #[path = "../../../../tests/bench/stats.rs"]
-#[allow(dead_code, reason = "the benchmark on traffic_server uses the rest of it")]
+#[allow(dead_code, unused_imports, reason = "the benchmark on traffic_server uses the rest of it")]
 mod stats;
 mod synthetic;
 mod threads;
@@ -84,7 +85,7 @@ fn times(args: &Args) -> Result<(), String> {
     // First, while there is little else in memory.
     let memory = args.wants("memory").then(memory::idle).flatten();
     let bed = cases::guests::Bed::new(1);
-    let timed = rounds::run(cases::all(&bed).into_iter().filter(|case| args.wants_case(&case.name)).collect(), args);
+    let timed = rounds::run(&bed, args);
     let threads = if args.wants("threads") { threads::run(args) } else { Vec::new() };
     let loading = if args.wants("loading") { loading::run(args) } else { Vec::new() };
     let report = report::Report { timed, threads, loading, memory };
@@ -111,8 +112,8 @@ fn times(args: &Args) -> Result<(), String> {
 fn profile(args: &Args, runs: u64) -> Result<(), String> {
     let bed = cases::guests::Bed::new(1);
     let wanted = if args.only.is_empty() { cases::transactions::RUST } else { &args.only[0] };
-    let case = cases::all(&bed).into_iter().find(|case| case.name == wanted);
-    let mut case = case.ok_or_else(|| format!("there is no case {wanted:?}, or its guest is not built"))?;
-    (case.run)(runs);
+    let case = cases::all().into_iter().find(|case| case.name == wanted);
+    let case = case.ok_or_else(|| format!("there is no case {wanted:?}, or its guest is not built"))?;
+    case.make(&bed)(runs);
     Ok(())
 }

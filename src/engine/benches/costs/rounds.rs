@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::args::Args;
-use crate::cases::{Case, Group};
+use crate::cases::guests::Bed;
+use crate::cases::{self, Case, Group, Run};
 use crate::stats::Spread;
 
 /// A batch is so long: the machine's other business hits few of them, and the clock counts for nothing.
@@ -28,9 +29,10 @@ pub(crate) fn plan(args: &Args) -> (usize, Duration) {
     if args.quick { (5, Duration::from_millis(20)) } else { (11, Duration::from_millis(60)) }
 }
 
-pub(crate) fn run(cases: Vec<Case>, args: &Args) -> Vec<Timed> {
+pub(crate) fn run(bed: &Bed, args: &Args) -> Vec<Timed> {
     let (rounds, turn) = plan(args);
-    let mut cases: Vec<_> = cases.into_iter().map(Turns::new).collect();
+    let wanted = cases::all().into_iter().filter(|case| args.wants_case(&case.name));
+    let mut cases: Vec<_> = wanted.map(|case| Turns::new(case, bed)).collect();
     for _ in 0..rounds {
         cases.iter_mut().for_each(|case| case.turn(turn));
     }
@@ -38,26 +40,29 @@ pub(crate) fn run(cases: Vec<Case>, args: &Args) -> Vec<Timed> {
 }
 
 struct Turns {
-    case: Case,
+    run: Run,
+    things: u32,
     batch: u64,
     timed: Timed,
 }
 
 impl Turns {
-    fn new(mut case: Case) -> Self {
+    fn new(case: Case, bed: &Bed) -> Self {
+        let (things, group, name) = (case.things, case.group, case.name.clone());
+        let mut run = case.make(bed);
         // Warm first, then as many runs as make a batch.
-        (case.run)(2);
+        run(2);
         let mut batch = 1;
         loop {
             let begun = Instant::now();
-            (case.run)(batch);
+            run(batch);
             if begun.elapsed() >= BATCH {
                 break;
             }
             batch *= 2;
         }
-        let timed = Timed { group: case.group, name: case.name.clone(), rounds: Vec::new() };
-        Turns { case, batch, timed }
+        let timed = Timed { group, name, rounds: Vec::new() };
+        Turns { run, things, batch, timed }
     }
 
     /// The best batch of a turn counts.
@@ -66,10 +71,10 @@ impl Turns {
         let mut best = f64::INFINITY;
         while begun.elapsed() < time {
             let start = Instant::now();
-            (self.case.run)(self.batch);
+            (self.run)(self.batch);
             best = best.min(start.elapsed().as_secs_f64());
         }
-        let things = self.batch as f64 * f64::from(self.case.things);
+        let things = self.batch as f64 * f64::from(self.things);
         self.timed.rounds.push(best * 1e9 / things);
     }
 }

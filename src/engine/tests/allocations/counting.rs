@@ -3,6 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
 use std::cell::Cell;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 /// Allocations and bytes of one thread since it began to count.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +23,11 @@ thread_local! {
 
 pub(crate) struct Counting;
 
+/// Bytes that all threads hold.
+static LIVE: AtomicI64 = AtomicI64::new(0);
+
 fn note(allocated: bool, grown: i64) {
+    LIVE.fetch_add(grown, Ordering::Relaxed);
     if !ON.get() {
         return;
     }
@@ -85,4 +90,9 @@ pub(crate) fn tell(work: impl FnOnce()) -> Count {
     let count = count(work);
     TELL.set(0);
     count
+}
+
+/// Bytes that all threads hold now.
+pub(crate) fn live() -> i64 {
+    LIVE.load(Ordering::Relaxed)
 }

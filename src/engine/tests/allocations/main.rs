@@ -8,8 +8,15 @@
 mod cases;
 mod counting;
 
+use std::sync::Mutex;
+
 use cases::guests::Bed;
-use cases::{Case, host};
+use cases::transactions::ISOLATED;
+use cases::{Case, Group, Run, host, transactions};
+use counting::Count;
+
+/// Tests go one after the other: what other threads hold is looked at, too.
+static ALONE: Mutex<()> = Mutex::new(());
 
 #[global_allocator]
 static ALLOCATOR: counting::Counting = counting::Counting;
@@ -21,26 +28,134 @@ fn is_told() -> bool {
     std::env::var_os("WASM_REMAP_ALLOCATIONS").is_some_and(|value| value == "tell")
 }
 
-/// Allocations of `runs` runs.
-fn allocations(case: &mut Case, runs: u64) -> counting::Count {
-    (case.run)(WARM_UP);
+/// What `runs` runs of a case allocate.
+fn allocations(name: &str, run: &mut Run, runs: u64) -> Count {
+    run(WARM_UP);
     if is_told() {
-        eprintln!("== {}", case.name);
-        counting::tell(|| (case.run)(1));
+        eprintln!("== {name}");
+        counting::tell(|| run(1));
     }
-    counting::count(|| (case.run)(runs))
+    counting::count(|| run(runs))
 }
+
+/// What cases still allocate in each run, exactly; of those that are not here, nothing. A run is a transaction, of the cases
+/// named `two` it is two, and of hostcalls it is one with a thousand calls.
+const KNOWN: &[(&str, u64)] = &[
+    // The stream's cell; the body's course and what is held of it; properties; what waits; answers.
+    ("a filter without callbacks", 1),
+    ("six empty callbacks", 1),
+    ("C header filter", 1),
+    ("C header filter, 2 in a chain", 1),
+    ("C header filter, 5 in a chain", 2),
+    ("C header filter, 10 in a chain", 2),
+    ("Rust-SDK header filter", 1),
+    ("Rust-SDK header filter, 2 in a chain", 1),
+    ("Rust-SDK header filter, 5 in a chain", 3),
+    ("Rust-SDK header filter, 10 in a chain", 3),
+    ("two transactions", 2),
+    ("two, of which one waits for the other", 4),
+    ("a filter that answers 403", 3),
+    ("the loop alone", 1),
+    ("proxy_get_header_map_value, the eighth of ten", 1),
+    ("proxy_get_header_map_value, not there", 1),
+    ("proxy_get_header_map_value, :path", 1),
+    ("proxy_add_header_map_value", 1),
+    ("proxy_replace_header_map_value", 1),
+    ("proxy_remove_header_map_value", 1),
+    ("proxy_get_header_map_pairs, ten fields", 4001),
+    ("proxy_set_header_map_pairs, ten fields", 1005),
+    ("proxy_get_header_map_size", 4001),
+    ("proxy_get_property, plugin_name", 1),
+    ("proxy_get_property, request.path", 1),
+    ("proxy_get_property, set before", 4),
+    ("proxy_set_property", 1003),
+    ("proxy_get_buffer_bytes, 1 KiB of a body", 3),
+    ("proxy_set_buffer_bytes, 1 KiB of a body", 3),
+    ("proxy_get_buffer_status", 3),
+    ("proxy_log, below the level", 1),
+    ("proxy_get_log_level", 1),
+    ("proxy_get_current_time_nanoseconds", 1),
+    ("proxy_increment_metric", 1),
+    ("proxy_record_metric, a histogram", 1),
+    ("proxy_get_metric", 1),
+    ("proxy_define_metric, one that is there", 1),
+    ("proxy_get_shared_data, 16 bytes", 1),
+    ("proxy_set_shared_data, 16 bytes", 1),
+    ("proxy_get_shared_data and proxy_set_shared_data with its cas", 1),
+    ("proxy_enqueue_shared_queue and proxy_dequeue_shared_queue, 16 bytes", 2033),
+    ("a body of 1 KiB, passed", 3),
+    ("a body of 10 KiB, passed", 3),
+    ("a body of 100 KiB, passed", 3),
+    ("a body of 1 MiB, passed", 3),
+    ("a body of 1 KiB, read", 3),
+    ("a body of 10 KiB, read", 3),
+    ("a body of 100 KiB, read", 3),
+    ("a body of 1 MiB, read", 3),
+    ("a body of 1 KiB, rewritten", 3),
+    ("a body of 10 KiB, rewritten", 3),
+    ("a body of 100 KiB, rewritten", 3),
+    ("a body of 1 MiB, rewritten", 3),
+    ("Rust-SDK filter with ten kinds of calls", 1),
+];
 
 #[test]
 fn nothing_is_allocated_for_a_transaction() {
     const RUNS: u64 = 100;
+    let _alone = ALONE.lock();
     let bed = Bed::new(1);
-    let writes = host::writes();
-    let mut found = Vec::new();
-    for mut case in cases::all(&bed) {
-        let count = allocations(&mut case, RUNS);
-        println!("{:>6} allocations, {:>6} bytes more in {RUNS} runs: {}", count.allocations, count.grown, case.name);
-        found.push((case.name, count));
+    let mut wrong = Vec::new();
+    let mut all = cases::all();
+    all.push(sdk_calls());
+    // A VM each: those are made of memory.
+    for case in all.into_iter().filter(|case| case.name != ISOLATED) {
+        let name = case.name.clone();
+        let mut run = case.make(&bed);
+        let count = allocations(&name, &mut run, RUNS);
+        let known = KNOWN.iter().find(|known| known.0 == name).map_or(0, |known| known.1);
+        if count != (Count { allocations: known * RUNS, grown: 0 }) {
+            wrong.push(format!("{name}: {count:?} in {RUNS} runs, and {known} a run are known"));
+        }
     }
-    assert!(host::writes() > writes, "no filter did anything");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A filter of the Rust SDK that makes, for each request, the calls that filters make.
+fn sdk_calls() -> Case {
+    Case::new(Group::Transactions, "Rust-SDK filter with ten kinds of calls", |bed| {
+        let calls = concat!(
+            r#"[["get_header_map_value", 0, "user-agent"], ["add_header_map_value", 0, "x-a", "1"],"#,
+            r#" ["replace_header_map_value", 0, "x-b", "2"], ["remove_header_map_value", 0, "x-c"],"#,
+            r#" ["get_property", "request.path"], ["get_property", "plugin_name"], ["set_shared_data", "k", "v", 0],"#,
+            r#" ["get_shared_data", "k"], ["log", 0, "below the level"], ["get_current_time_nanoseconds"]]"#,
+        );
+        let configuration = format!(r#"{{"programs": {{"on_request_headers": {calls}}}, "to": "header"}}"#);
+        let chain = bed.chain(&format!(
+            "filters: [{{name: f, module: \"{{guests}}/probe.wasm\", configuration: '{configuration}'}}]\n"
+        ));
+        move |runs| {
+            for _ in 0..runs {
+                let before = host::writes();
+                transactions::one(&chain);
+                // Three calls, and the results as a response header.
+                assert_eq!(host::writes() - before, 4);
+            }
+        }
+    })
+}
+
+#[test]
+fn the_heap_does_not_grow_over_a_million_transactions() {
+    let _alone = ALONE.lock();
+    let runs = std::env::var("WASM_REMAP_TRANSACTIONS").map_or(1_000_000, |text| text.parse().expect("a number"));
+    let bed = Bed::new(1);
+    for name in [transactions::RUST, transactions::C] {
+        let case = cases::all().into_iter().find(|case| case.name == name).expect("`make guests` has built it");
+        let mut run = case.make(&bed);
+        run(WARM_UP);
+        let (writes, live) = (host::writes(), counting::live());
+        let count = counting::count(|| run(runs));
+        let of_all = counting::live() - live;
+        assert_eq!(host::writes() - writes, runs, "{name}: it adds one header");
+        assert_eq!((count.grown, of_all), (0, 0), "{name}: bytes after {runs} transactions, of this thread, of all");
+    }
 }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use engine::{At, BodyBuffer, Chain, Side, Stream, Verdict};
+use engine::{At, BodyBuffer, Side, Stream, Verdict};
 
-use super::guests::{Bed, module};
+use super::guests::module;
 use super::host::{Chunk, Host};
 use super::{Case, Group};
 
@@ -32,36 +32,35 @@ pub(crate) fn name(size: &str, deed: &str) -> String {
     format!("a body of {size}, {deed}")
 }
 
-fn case(chain: Arc<Chain>, (size, chunk, chunks): (&str, usize, usize), deed: &str) -> Case {
+fn case((size, chunk, chunks): (&str, usize, usize), deed: &'static str, code: &'static str) -> Case {
     let rewritten = deed == "rewritten";
-    // The host's bytes go round: what has passed is given again.
-    let mut bytes: Option<Box<dyn BodyBuffer>> = Some(Box::new(Chunk(vec![b'x'; chunk])));
-    Case::new(Group::Bodies, name(size, deed), move |runs| {
-        for _ in 0..runs {
-            let mut stream = Stream::new(Arc::clone(&chain), 0, Box::new(Host));
-            assert_eq!(stream.request_headers(true), Verdict::Continue);
-            assert_eq!(stream.response_headers(At::Client, false), Verdict::Continue);
-            for left in (0..chunks).rev() {
-                assert_eq!(stream.body(Side::Response, bytes.take(), left == 0), Verdict::Continue);
-                let passed = stream.take_body(Side::Response);
-                assert_eq!((passed.bytes.as_ref().map(|bytes| bytes.len()), passed.end), (Some(chunk), left == 0));
-                bytes = passed.bytes;
+    Case::new(Group::Bodies, name(size, deed), move |bed| {
+        let callback = format!(
+            r#"(func (export "proxy_on_response_body") (param i32) (param $size i32) (param i32) (result i32)
+    {code} (i32.const 0))"#
+        );
+        let chain = bed.text(deed, &module(&callback));
+        // The host's bytes go round: what has passed is given again.
+        let mut bytes: Option<Box<dyn BodyBuffer>> = Some(Box::new(Chunk(vec![b'x'; chunk])));
+        move |runs| {
+            for _ in 0..runs {
+                let mut stream = Stream::new(Arc::clone(&chain), 0, Box::new(Host));
+                assert_eq!(stream.request_headers(true), Verdict::Continue);
+                assert_eq!(stream.response_headers(At::Client, false), Verdict::Continue);
+                for left in (0..chunks).rev() {
+                    assert_eq!(stream.body(Side::Response, bytes.take(), left == 0), Verdict::Continue);
+                    let passed = stream.take_body(Side::Response);
+                    let size = passed.bytes.as_ref().map(|bytes| bytes.len());
+                    assert_eq!((size, passed.end), (Some(chunk), left == 0));
+                    bytes = passed.bytes;
+                }
+                assert_eq!(stream.changed_body(Side::Response), rewritten);
+                stream.finish();
             }
-            assert_eq!(stream.changed_body(Side::Response), rewritten);
-            stream.finish();
         }
     })
 }
 
-pub(crate) fn cases(bed: &Bed) -> Vec<Case> {
-    let mut cases = Vec::new();
-    for (deed, code) in DEEDS {
-        let text = format!(
-            r#"(func (export "proxy_on_response_body") (param i32) (param $size i32) (param i32) (result i32)
-    {code} (i32.const 0))"#
-        );
-        let chain = bed.text(deed, &module(&text));
-        cases.extend(SIZES.map(|size| case(Arc::clone(&chain), size, deed)));
-    }
-    cases
+pub(crate) fn cases() -> Vec<Case> {
+    DEEDS.iter().flat_map(|&(deed, code)| SIZES.map(|size| case(size, deed, code))).collect()
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use engine::{At, BodyBuffer, Chain, Side, Stream, Verdict};
 
-use super::guests::{Bed, module};
+use super::guests::module;
 use super::host::{Chunk, Host};
 use super::{Case, Group};
 
@@ -179,11 +179,13 @@ impl Looped {
     }
 }
 
-pub(crate) fn cases(bed: &Bed) -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let cases = LOOPED.iter().enumerate().map(|(index, looped)| {
-        let chain = bed.text(&format!("loop-{index}"), &looped.text());
-        let mut transaction = looped.transaction(chain, 0);
-        Case::new(Group::Hostcalls, looped.name, move |runs| (0..runs).for_each(|_| transaction())).of(CALLS)
+        let case = Case::new(Group::Hostcalls, looped.name, move |bed| {
+            let mut transaction = looped.transaction(bed.text(&format!("loop-{index}"), &looped.text()), 0);
+            move |runs| (0..runs).for_each(|_| transaction())
+        });
+        case.of(CALLS)
     });
     cases.collect()
 }

@@ -11,9 +11,11 @@ use super::{Case, Group};
 
 /// The unit of every ratio.
 pub(crate) const EMPTY: &str = "an empty typed call";
-/// The cases that bars are about; `{}` is how many filters the chain has.
+/// The cases that bars are about.
 pub(crate) const RUST: &str = "Rust-SDK header filter";
 pub(crate) const C: &str = "C header filter";
+/// Its transactions have a VM each.
+pub(crate) const ISOLATED: &str = "Rust-SDK header filter, isolation: transaction";
 
 /// Lengths of chains.
 pub(crate) const LENGTHS: [usize; 4] = [1, 2, 5, 10];
@@ -60,40 +62,60 @@ pub(crate) fn one(chain: &Arc<Chain>) {
     stream.finish();
 }
 
-fn case(name: impl Into<String>, chain: Arc<Chain>) -> Case {
-    Case::new(Group::Transactions, name, move |runs| (0..runs).for_each(|_| one(&chain)))
+/// One transaction after the other in the chain that `load` gives.
+fn case(name: impl Into<String>, load: impl FnOnce(&Bed) -> Arc<Chain> + 'static) -> Case {
+    Case::new(Group::Transactions, name, |bed| {
+        let chain = load(bed);
+        move |runs| (0..runs).for_each(|_| one(&chain))
+    })
 }
 
 /// An empty call, with the engine's settings that matter to it.
-pub(crate) fn empty_call() -> Case {
-    let mut config = wasmtime::Config::new();
-    config.epoch_interruption(true);
-    let engine = wasmtime::Engine::new(&config).expect("engine");
-    let module = wasmtime::Module::new(&engine, wat::parse_str("(module (func (export \"f\")))").expect("text"));
-    let mut store = wasmtime::Store::new(&engine, ());
-    store.set_epoch_deadline(1_000_000);
-    let instance = wasmtime::Instance::new(&mut store, &module.expect("module"), &[]).expect("instance");
-    let call = instance.get_typed_func::<(), ()>(&mut store, "f").expect("export");
-    Case::new(Group::Transactions, EMPTY, move |runs| {
-        for _ in 0..runs {
-            call.call(&mut store, ()).expect("call");
-        }
+fn empty_call() -> Case {
+    Case::new(Group::Transactions, EMPTY, |_| {
+        let mut config = wasmtime::Config::new();
+        config.epoch_interruption(true);
+        let engine = wasmtime::Engine::new(&config).expect("engine");
+        let module = wasmtime::Module::new(&engine, wat::parse_str("(module (func (export \"f\")))").expect("text"));
+        let mut store = wasmtime::Store::new(&engine, ());
+        store.set_epoch_deadline(1_000_000);
+        let instance = wasmtime::Instance::new(&mut store, &module.expect("module"), &[]).expect("instance");
+        let call = instance.get_typed_func::<(), ()>(&mut store, "f").expect("export");
+        move |runs| (0..runs).for_each(|_| call.call(&mut store, ()).expect("call"))
     })
 }
 
 /// Two transactions: the second lets the first one go on, if that waits.
-fn pair(name: &str, chain: Arc<Chain>, waits: bool) -> Case {
-    let new = move || Stream::new(Arc::clone(&chain), 0, Box::new(Host));
-    Case::new(Group::Transactions, name, move |runs| {
-        for _ in 0..runs {
-            let (mut first, mut second) = (new(), new());
-            assert_eq!(first.request_headers(true), if waits { Verdict::Pause } else { Verdict::Continue });
-            assert_eq!(first.holds(Side::Request), waits);
-            assert_eq!(second.request_headers(true), Verdict::Continue);
-            if waits {
-                assert_eq!(first.resume(), Verdict::Continue);
+fn pair(name: &str, file: &'static str, code: &'static str, waits: bool) -> Case {
+    Case::new(Group::Transactions, name, move |bed| {
+        let chain = bed.text(file, &module(code));
+        let new = move || Stream::new(Arc::clone(&chain), 0, Box::new(Host));
+        move |runs| {
+            for _ in 0..runs {
+                let (mut first, mut second) = (new(), new());
+                assert_eq!(first.request_headers(true), if waits { Verdict::Pause } else { Verdict::Continue });
+                assert_eq!(first.holds(Side::Request), waits);
+                assert_eq!(second.request_headers(true), Verdict::Continue);
+                if waits {
+                    assert_eq!(first.resume(), Verdict::Continue);
+                }
+                for mut stream in [first, second] {
+                    assert_eq!(stream.response_headers(At::Client, true), Verdict::Continue);
+                    stream.finish();
+                }
             }
-            for mut stream in [first, second] {
+        }
+    })
+}
+
+fn answer() -> Case {
+    Case::new(Group::Transactions, "a filter that answers 403", |bed| {
+        let chain = bed.text("answers", &module(ANSWERS));
+        move |runs| {
+            for _ in 0..runs {
+                let mut stream = Stream::new(Arc::clone(&chain), 0, Box::new(Host));
+                let Verdict::Respond(answer) = stream.request_headers(true) else { panic!("it did not answer") };
+                assert_eq!(black_box(answer).status, 403);
                 assert_eq!(stream.response_headers(At::Client, true), Verdict::Continue);
                 stream.finish();
             }
@@ -101,37 +123,30 @@ fn pair(name: &str, chain: Arc<Chain>, waits: bool) -> Case {
     })
 }
 
-fn answer(chain: Arc<Chain>) -> Case {
-    Case::new(Group::Transactions, "a filter that answers 403", move |runs| {
-        for _ in 0..runs {
-            let mut stream = Stream::new(Arc::clone(&chain), 0, Box::new(Host));
-            let Verdict::Respond(answer) = stream.request_headers(true) else { panic!("it did not answer") };
-            assert_eq!(black_box(answer).status, 403);
-            assert_eq!(stream.response_headers(At::Client, true), Verdict::Continue);
-            stream.finish();
-        }
-    })
-}
-
-pub(crate) fn cases(bed: &Bed) -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let mut cases = vec![
         empty_call(),
-        case("a filter without callbacks", bed.text("nothing", &module(""))),
-        case("six empty callbacks", bed.text("callbacks", &module(CALLBACKS))),
+        case("a filter without callbacks", |bed| bed.text("nothing", &module(""))),
+        case("six empty callbacks", |bed| bed.text("callbacks", &module(CALLBACKS))),
     ];
     for (title, guest) in [(C, "c-header.wasm"), (RUST, "bench-headers.wasm")] {
-        for length in LENGTHS.into_iter().filter(|_| is_built(guest)) {
-            let filter = |index| format!("- {{name: f{index}, module: \"{{guests}}/{guest}\"}}\n");
-            let filters: String = (0..length).map(filter).collect();
-            cases.push(case(chain_of(title, length), bed.chain(&format!("filters:\n{filters}"))));
+        if !is_built(guest) {
+            continue;
+        }
+        for length in LENGTHS {
+            let filter = move |index| format!("- {{name: f{index}, module: \"{{guests}}/{guest}\"}}\n");
+            cases.push(case(chain_of(title, length), move |bed| {
+                let filters: String = (0..length).map(filter).collect();
+                bed.chain(&format!("filters:\n{filters}"))
+            }));
         }
     }
     if is_built("bench-headers.wasm") {
         let text = "filters: [{name: f, module: \"{guests}/bench-headers.wasm\", isolation: transaction}]\n";
-        cases.push(case(format!("{RUST}, isolation: transaction"), bed.chain(text)));
+        cases.push(case(ISOLATED, move |bed| bed.chain(text)));
     }
-    cases.push(pair("two transactions", bed.text("no-pauses", &module(NO_PAUSES)), false));
-    cases.push(pair("two, of which one waits for the other", bed.text("pauses", &module(PAUSES)), true));
-    cases.push(answer(bed.text("answers", &module(ANSWERS))));
+    cases.push(pair("two transactions", "no-pauses", NO_PAUSES, false));
+    cases.push(pair("two, of which one waits for the other", "pauses", PAUSES, true));
+    cases.push(answer());
     cases
 }
