@@ -1,11 +1,11 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub(crate) const HELP: &str = "cargo bench --locked --workspace --bench costs -- [OPTIONS]
   --quick              fewer and shorter rounds
   --check              fail where a bar of docs/performance.md is missed
-  --write FILE         put the tables into this file, between their markers
+  --write FILE         put the tables into this file of the repository, between their markers
   --only TEXT          cases whose name has this text, and of `threads`, `loading`, `memory` those that are named; repeatable
   --instructions       count instructions (callgrind), and fail where a case has over 3 % more than the baseline
   --write-baseline     the same, and make what was counted the baseline
@@ -45,7 +45,8 @@ impl Args {
                 "--help" => parsed.mode = Mode::Help,
                 "--quick" => parsed.quick = true,
                 "--check" => parsed.check = true,
-                "--write" => parsed.write = Some(value()?.into()),
+                // Cargo runs benchmarks in the package's directory; people name files as they stand in the repository.
+                "--write" => parsed.write = Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(value()?)),
                 "--only" => parsed.only.push(value()?),
                 "--instructions" => parsed.mode = Mode::Instructions { write: false },
                 "--write-baseline" => parsed.mode = Mode::Instructions { write: true },

