@@ -215,7 +215,7 @@ $(FAULT): $(shell find src/plugin src/ats src/engine ats-sys -name '*.rs' -o -na
 	mv $@.new $@
 
 ##@ To check
-.PHONY: lint fmt clippy rustdoc dependencies fuzz memcheck bench bench-quick
+.PHONY: lint fmt clippy rustdoc dependencies fuzz memcheck bench bench-engine bench-instructions bench-quick
 lint: fmt clippy rustdoc dependencies ## formatting, clippy, rustdoc, dependencies: each may also be called by its name
 	@printf '\nmake lint: ok\n'
 
@@ -286,12 +286,19 @@ memcheck: build guests ## the plugin inside traffic_server under valgrind, MEMCH
 	@command -v valgrind >/dev/null || { echo 'make memcheck: needs valgrind: apt-get install valgrind libc6-dbg' >&2; exit 1; }
 	$(TARGET)/release/ats-bench --memcheck=$(MEMCHECK_TRANSACTIONS)
 
-# BENCH_ARGS=--check fails where a bar is missed, --help lists the rest.
-bench: build guests ## the engine alone, then the plugin inside traffic_server beside header_rewrite and no plugin
-	$(call say,engine)
-	@cargo bench --locked --workspace --bench transaction -- $(BENCH_ARGS)
-	printf '\n== traffic_server\n'
+# BENCH_ARGS=--check fails where a bar is missed, `--write docs/performance.md` puts the tables there, --help lists the rest.
+bench: build guests bench-engine ## the engine alone, then the plugin inside traffic_server beside header_rewrite and no plugin
+	@printf '\n== traffic_server\n'
 	$(TARGET)/release/ats-bench $(BENCH_ARGS)
+
+bench-engine: guests-rust ## the engine alone: a minute; every figure is a multiple of an empty call into Wasm
+	$(call say,engine)
+	@cargo bench --locked --workspace --bench costs -- $(BENCH_ARGS)
+
+bench-instructions: guests-rust ## instructions of the engine under callgrind; fails where a case has over 3 % more than the baseline
+	@command -v valgrind >/dev/null || { echo 'make bench-instructions: needs valgrind: apt-get install valgrind' >&2; exit 1; }
+	printf '\n== instructions\n'
+	cargo bench --locked --workspace --bench costs -- --instructions $(BENCH_ARGS)
 
 bench-quick: ## the same in two minutes: good for a comparison, not for a figure
 	@$(MAKE) --no-print-directory bench BENCH_ARGS='--quick $(BENCH_ARGS)'
