@@ -21,7 +21,7 @@ use crate::properties;
 
 thread_local! {
     /// Hosts of streams that are over, for the next ones of this thread.
-    #[expect(clippy::vec_box, reason = "the boxes are what is kept: the engine wants one")]
+    #[allow(clippy::vec_box, reason = "the boxes are what is kept: the engine wants one")]
     static KEPT: RefCell<Vec<Box<TxnHost>>> = const { RefCell::new(Vec::new()) };
 }
 

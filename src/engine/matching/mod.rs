@@ -177,7 +177,7 @@ impl<'v> Evaluation<'v> {
     fn rest(&mut self) -> &[u8] {
         if let Rest::Unknown = self.rest {
             match self.view.path() {
-                [b"/", rest, b"", b""] if path::is_plain(rest) => self.rest = Rest::Lent(rest),
+                [[b'/'], rest, [], []] if path::is_plain(rest) => self.rest = Rest::Lent(rest),
                 _ => _ = self.path(),
             }
         }

@@ -36,13 +36,15 @@ pub(super) fn put_plain(pieces: [&[u8]; 4], path: &mut Plain) {
 
 /// Whether what stands behind the first '/' of a path has nothing that [`put_plain`] would change.
 pub(super) fn is_plain(rest: &[u8]) -> bool {
-    let (mut before, mut plain) = (b'/', true);
-    // To the end, without a branch: paths are short, and plain.
+    let mut before = b'/';
     for &byte in rest {
-        plain &= (byte != b'%') & ((before != b'/') | ((byte != b'/') & (byte != b'.')));
+        // Letters and digits come behind these three.
+        if byte <= b'/' && (byte == b'%' || before == b'/' && matches!(byte, b'/' | b'.')) {
+            return false;
+        }
         before = byte;
     }
-    plain
+    true
 }
 
 /// [`put_plain`], for who is in no hurry.
