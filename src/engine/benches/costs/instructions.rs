@@ -129,9 +129,8 @@ impl Baseline {
 fn count(args: &Args) -> Result<Baseline, String> {
     let dir = tempfile::tempdir().map_err(|error| format!("a temporary directory: {error}"))?;
     let program = std::env::current_exe().map_err(|error| format!("this program: {error}"))?;
-    let mut command = Command::new("python3");
+    let mut command = Command::new("valgrind");
     command
-        .args(["-c", include_str!("without_vdso.py"), "valgrind"])
         .args(["--tool=callgrind", "--quiet", "--dump-line=no", "--demangle=no"])
         .args(["--toggle-collect=*measured_part*", "--dump-after=*dumped_part*"])
         .arg(format!("--callgrind-out-file={}/out", dir.path().display()))
@@ -139,7 +138,7 @@ fn count(args: &Args) -> Result<Baseline, String> {
         .arg("--counted")
         .args(args.only.iter().flat_map(|only| ["--only", only]))
         .env("GLIBC_TUNABLES", TUNABLES);
-    let output = command.output().map_err(|error| format!("python3: {error}: apt-get install python3 valgrind"))?;
+    let output = command.output().map_err(|error| format!("valgrind: {error}: apt-get install valgrind"))?;
     let said = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
         return Err(format!("under callgrind: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr)));
