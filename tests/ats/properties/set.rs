@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use wasm_remap_tests::{Client, Origin, Reply, Request, Rule};
 
-use crate::support::{self, is, status_of};
+use crate::support::{self, status_of};
 use crate::{PROBE, builder};
 
 /// A set is a call in the request's headers; what follows is what the origin and the client see.
