@@ -14,6 +14,8 @@ mod callouts;
 mod machine;
 mod memcheck;
 mod native;
+#[allow(dead_code, reason = "its users come")]
+mod plot;
 mod report;
 mod rounds;
 mod stats;
