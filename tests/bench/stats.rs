@@ -9,6 +9,8 @@ pub(crate) struct Spread {
     /// Between these the median of ever more such figures lies, by 95 in 100; of less than six figures, all of them.
     pub(crate) low: f64,
     pub(crate) high: f64,
+    /// There is one figure, which says nothing of how far others may be from it.
+    pub(crate) alone: bool,
 }
 
 impl Spread {
@@ -25,11 +27,14 @@ impl Spread {
         // As many figures are below the true median as heads among so many coins.
         let count = figures.len();
         let outside = (count as f64 / 2.0 - 0.98 * (count as f64).sqrt()).floor().max(0.0) as usize;
-        Spread { median, min, max, low: figures[outside], high: figures[count - 1 - outside] }
+        Spread { median, min, max, low: figures[outside], high: figures[count - 1 - outside], alone: count == 1 }
     }
 
     /// How far from `value` the true median may be.
     pub(crate) fn off(&self, value: f64) -> f64 {
+        if self.alone {
+            return f64::INFINITY;
+        }
         (self.low - value).abs().max((self.high - value).abs())
     }
 
@@ -61,11 +66,13 @@ mod tests {
         assert_eq!(interval(12), (3.0, 10.0));
         assert_eq!(interval(100), (41.0, 60.0));
         assert!((Spread::of([0.97, 1.0, 1.01]).off(1.0) - 0.03).abs() < 1e-9);
+        assert_eq!(Spread::of([1.0]).off(1.0), f64::INFINITY);
     }
 
     #[test]
     fn the_median_stands_in_the_middle() {
-        assert_eq!(Spread::of([3.0, 1.0, 2.0]), Spread { median: 2.0, min: 1.0, max: 3.0, low: 1.0, high: 3.0 });
+        let three = Spread { median: 2.0, min: 1.0, max: 3.0, low: 1.0, high: 3.0, alone: false };
+        assert_eq!(Spread::of([3.0, 1.0, 2.0]), three);
         assert_eq!(Spread::of([4.0, 1.0, 2.0, 3.0]).median, 2.5);
         assert_eq!(Spread::of([1.0]).show(2), "1.00 (1.00–1.00)");
         assert_eq!(Spread::of([-1.0, 1.0]).show_signed(1), "+0.0 (-1.0 to +1.0)");
