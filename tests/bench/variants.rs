@@ -267,6 +267,21 @@ mod tests {
     }
 
     #[test]
+    fn plugins_of_different_makes_do_the_same_work() {
+        let origin = crate::sites::origin();
+        let mut done: Vec<Site> = Vec::new();
+        for site in ALL.iter().filter(|variant| variant.often != Often::Counted).map(|variant| variant.site) {
+            if done.contains(&site) {
+                continue;
+            }
+            done.push(site);
+            let server = site.builder(&origin).start();
+            ALL.iter().filter(|variant| variant.site == site).for_each(|variant| variant.prove(&server, &origin));
+        }
+        assert!(done.len() >= 14, "{done:?}");
+    }
+
+    #[test]
     fn what_is_named_brings_what_it_is_compared_with() {
         let keys = |only: &[&str]| {
             let only: Vec<String> = only.iter().map(|key| (*key).to_owned()).collect();
