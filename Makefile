@@ -286,8 +286,8 @@ memcheck: build guests ## the plugin inside traffic_server under valgrind, MEMCH
 	@command -v valgrind >/dev/null || { echo 'make memcheck: needs valgrind: apt-get install valgrind libc6-dbg' >&2; exit 1; }
 	$(TARGET)/release/ats-bench --memcheck=$(MEMCHECK_TRANSACTIONS)
 
-# BENCH_ARGS=--check fails where a bar is missed, `--write docs/performance.md` puts the tables there, --help lists the rest.
-bench: build guests bench-engine ## the engine alone, then the plugin inside traffic_server beside header_rewrite and no plugin
+# BENCH_ARGS=--check fails where a bar is missed, =--write puts tables and plots into docs/performance.md, --help lists the rest.
+bench: build guests bench-engine ## the engine alone, then the plugin inside traffic_server beside header_rewrite, Lua and no plugin
 	@printf '\n== traffic_server\n'
 	$(TARGET)/release/ats-bench $(BENCH_ARGS)
 

@@ -16,8 +16,9 @@ use tempfile::TempDir;
 use wasm_remap_tests::harness::install;
 use wasm_remap_tests::{Origin, TrafficServer, load, wait_until};
 
+use crate::sites;
 use crate::stats::Spread;
-use crate::variants::{self, Variant};
+use crate::variants::Variant;
 pub(crate) use profile::{Function, Profile};
 
 /// Parts of a variant's run; the middle one is shown.
@@ -37,7 +38,7 @@ pub(crate) struct Counted {
 /// Counts, a variant after the other.
 pub(crate) fn run(variants: &[Variant], requests: u64) -> Vec<Counted> {
     let valgrind = install::tool("valgrind", "valgrind");
-    let origin = variants::origin();
+    let origin = sites::origin();
     variants
         .iter()
         .map(|variant| {

@@ -102,7 +102,7 @@ fn start(origin: &str, upstream: &Upstream) -> TrafficServer {
             &format!(
                 "clusters:\n  upstream: {{endpoints: ['{address}'], max_in_flight: 100000}}\n  h2: {{endpoints: ['{address}'], \
                  protocol: http2, max_in_flight: 100000}}\nfilters:\n  - name: callout\n    module: {{guest:callout}}\n    \
-                 body: none\n    limits: {{pause_ms: 600000}}\n"
+                 body: none\n    limits: {{pause_ms: 600000, callouts: 65536}}\n"
             ),
         )
         .start()

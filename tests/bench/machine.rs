@@ -53,6 +53,13 @@ pub(crate) fn pin_self() {
     pin(std::process::id(), 0);
 }
 
+/// Lets this process run on all cores again.
+pub(crate) fn unpin_self(machine: &Machine) {
+    if machine.pins() {
+        taskset(std::process::id(), &format!("0-{}", machine.cores - 1));
+    }
+}
+
 /// Keeps every thread of the server on the second core. ATS sets the affinity of its event threads itself, so this
 /// comes once they run.
 pub(crate) fn pin_server(server: &TrafficServer) {
@@ -60,10 +67,12 @@ pub(crate) fn pin_server(server: &TrafficServer) {
 }
 
 fn pin(pid: u32, core: usize) {
-    let status = Command::new("taskset")
-        .args(["-a", "-c", "-p", &core.to_string(), &pid.to_string()])
-        .stdout(Stdio::null())
-        .status();
+    taskset(pid, &core.to_string());
+}
+
+fn taskset(pid: u32, cores: &str) {
+    let status =
+        Command::new("taskset").args(["-a", "-c", "-p", cores, &pid.to_string()]).stdout(Stdio::null()).status();
     assert!(status.as_ref().is_ok_and(|status| status.success()), "taskset: {status:?}: `apt install util-linux`");
 }
 

@@ -154,8 +154,8 @@ impl Chart {
             .light_line_style(WHITE)
             .bold_line_style(GRID)
             .axis_style(INK)
-            .label_style(font(13))
-            .axis_desc_style(font(14))
+            .label_style(font(16))
+            .axis_desc_style(font(17))
             .x_desc(&self.x)
             .y_desc(&self.y)
             .x_label_formatter(&|x| number(*x))
@@ -188,7 +188,7 @@ impl Chart {
             let x = 76 + i32::try_from(number % COLUMNS * (WIDTH as usize - 76) / COLUMNS).expect("within the picture");
             let y = i32::try_from(number / COLUMNS * LINE as usize).expect("within the picture") + 10;
             area.draw(&PathElement::new([(x, y), (x + 24, y)], colour.stroke_width(3)))?;
-            area.draw(&Text::new(series.name.clone(), (x + 32, y), left(13)))?;
+            area.draw(&Text::new(series.name.clone(), (x + 32, y), left(16)))?;
         }
         Ok(())
     }
@@ -233,8 +233,8 @@ impl Bars {
             .light_line_style(WHITE)
             .bold_line_style(GRID)
             .axis_style(INK)
-            .label_style(font(13))
-            .axis_desc_style(font(14))
+            .label_style(font(16))
+            .axis_desc_style(font(17))
             .x_desc(&self.x)
             .x_label_formatter(&|x| number(*x))
             .draw()?;
@@ -254,15 +254,15 @@ impl Bars {
             // Where the bars' area begins in the picture.
             let base = area.get_base_pixel();
             let y = end.1 - base.1;
-            area.draw(&Text::new(number(bar.value), (end.0 - base.0 + 8, y), left(13)))?;
+            area.draw(&Text::new(number(bar.value), (end.0 - base.0 + 8, y), left(16)))?;
             let name: String = bar.name.chars().take(NAME).collect();
-            let right = font(13).pos(Pos::new(HPos::Right, VPos::Center));
+            let right = font(16).pos(Pos::new(HPos::Right, VPos::Center));
             area.draw(&Text::new(name, (i32::try_from(names).expect("small") - 8, y), right))?;
         }
         if let Some((name, value)) = &self.mark {
             chart.draw_series([PathElement::new([(*value, 0.0), (*value, rows)], COLOURS[1].stroke_width(2))])?;
             let (x, _) = chart.backend_coord(&(*value, 0.0));
-            let style = font(13).color(&COLOURS[1]).pos(Pos::new(HPos::Center, VPos::Center));
+            let style = font(16).color(&COLOURS[1]).pos(Pos::new(HPos::Center, VPos::Center));
             above.draw(&Text::new(name.clone(), (x - above.get_base_pixel().0, 10), style))?;
         }
         Ok(())
@@ -281,11 +281,12 @@ fn draw(height: u32, content: impl FnOnce(Area<'_>) -> Result<(), Failure<'_>>) 
 /// Writes the title, and gives what is below it.
 fn title<'a>(root: &Area<'a>, text: &str) -> Result<Area<'a>, Failure<'a>> {
     let (above, below) = root.split_vertically(TITLE);
-    let style = font(17).pos(Pos::new(HPos::Center, VPos::Center));
+    let style = font(21).pos(Pos::new(HPos::Center, VPos::Center));
     above.draw(&Text::new(text.to_owned(), (i32::try_from(WIDTH / 2).expect("small"), 18), style))?;
     Ok(below)
 }
 
+/// plotters takes a size for the height of a line, and writes 1 / 1.24 of it.
 fn font(size: i32) -> TextStyle<'static> {
     ("sans-serif", size).into_font().color(&INK)
 }

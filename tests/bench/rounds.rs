@@ -7,7 +7,7 @@
 //! All servers of a start run at once; those whose turn it is not wake up a hundred times a second for nothing, which
 //! costs every variant the same. Each round begins with another variant, so that none always follows the same one.
 //! Every start has its own memory layout, which alone can make two equal servers differ by a percent or two; hence
-//! several starts, and the A/A control.
+//! several starts, and the A/A control. Variants that no bar is held against have a turn in each third round alone.
 
 use std::time::Duration;
 
@@ -16,12 +16,13 @@ use wasm_remap_tests::{TrafficServer, load};
 
 use crate::args::Args;
 use crate::machine::{self, Machine};
-use crate::variants::{self, PATH, Site, Variant};
+use crate::sites::{self, Site};
+use crate::variants::{Often, Variant};
 
 /// Connections of wrk.
 pub(crate) const CONNECTIONS: u32 = 16;
 /// Requests that a server answers before it is measured.
-const WARM_UP: u64 = 5000;
+const WARM_UP: u64 = 3000;
 /// Turns of which one must go without timeouts.
 const ATTEMPTS: u32 = 8;
 
@@ -37,21 +38,22 @@ pub(crate) struct Turn {
     pub(crate) p99: f64,
 }
 
-/// What was measured: for each round, one turn a variant, in the order of the variants.
+/// What was measured: for each round, one turn a variant, in the order of the variants; none of those that had none.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Timed {
-    pub(crate) rounds: Vec<Vec<Turn>>,
+    pub(crate) rounds: Vec<Vec<Option<Turn>>>,
 }
 
 impl Timed {
     /// A figure of one variant in each round.
     pub(crate) fn figures(&self, variant: usize, figure: impl Fn(&Turn) -> f64) -> Vec<f64> {
-        self.rounds.iter().map(|round| figure(&round[variant])).collect()
+        self.rounds.iter().filter_map(|round| round[variant].as_ref()).map(figure).collect()
     }
 
     /// A figure of one variant set against another's of the same round.
     pub(crate) fn pairs(&self, variant: usize, base: usize, compare: impl Fn(&Turn, &Turn) -> f64) -> Vec<f64> {
-        self.rounds.iter().map(|round| compare(&round[variant], &round[base])).collect()
+        let pairs = self.rounds.iter().filter_map(|round| round[variant].as_ref().zip(round[base].as_ref()));
+        pairs.map(|(turn, base)| compare(turn, base)).collect()
     }
 }
 
@@ -62,9 +64,9 @@ pub(crate) fn run(variants: &[Variant], args: &Args, machine: &Machine) -> Timed
     }
     let mut rounds = Vec::new();
     for start in 0..args.starts {
-        let origin = variants::origin();
+        let origin = sites::origin();
         let mut servers: Vec<(Site, TrafficServer)> = Vec::new();
-        for variant in variants {
+        for variant in variants.iter().filter(|variant| variant.often != Often::Counted) {
             if servers.iter().all(|(site, _)| *site != variant.site) {
                 let server = variant.site.builder(&origin).start();
                 if machine.pins() {
@@ -77,27 +79,40 @@ pub(crate) fn run(variants: &[Variant], args: &Args, machine: &Machine) -> Timed
             let found = servers.iter().find(|(site, _)| *site == variant.site);
             &found.expect("every variant's server was started").1
         };
-        for variant in variants {
+        for variant in variants.iter().filter(|variant| variant.often != Often::Counted) {
             let server = server_of(variant);
             variant.prove(server, &origin);
             let request = variant.request();
             let warm = load::requests(server.port(), request.as_bytes(), WARM_UP, CONNECTIONS, &[variant.status()]);
             assert_eq!(warm.errors.total(), 0, "{}: {:?}", variant.title, warm.errors);
         }
-        let fetched = origin.request_count();
         for round in 0..args.rounds {
             let mut turns: Vec<Option<Turn>> = vec![None; variants.len()];
             for step in 0..variants.len() {
                 // Every second round goes the other way, so that a drift of the machine cancels out.
                 let step = if round % 2 == 0 { step } else { variants.len() - 1 - step };
                 let at = (step + start + round / 2) % variants.len();
-                turns[at] = Some(turn(&variants[at], server_of(&variants[at]), args.seconds));
+                let variant = &variants[at];
+                let due = match variant.often {
+                    Often::Always => true,
+                    Often::Seldom => round % 3 == 0,
+                    Often::Counted => false,
+                };
+                if due {
+                    let before = origin.request_count();
+                    turns[at] = Some(turn(variant, server_of(variant), args.seconds));
+                    // Of a miss before, what was on its way when its turn ended may still have come.
+                    let asked = origin.request_count() - before;
+                    assert!(
+                        variant.is_miss() == (asked > 2 * CONNECTIONS as usize),
+                        "{}: {asked} requests went to the origin",
+                        variant.title
+                    );
+                }
             }
-            let turns: Vec<Turn> = turns.into_iter().flatten().collect();
             progress(start, round, args, variants, &turns);
             rounds.push(turns);
         }
-        assert_eq!(origin.request_count(), fetched, "requests went to the origin: these were no cache hits");
         stop(servers);
     }
     Timed { rounds }
@@ -131,7 +146,9 @@ fn turn(variant: &Variant, server: &TrafficServer, seconds: u64) -> Turn {
 
 fn try_turn(variant: &Variant, server: &TrafficServer, seconds: u64) -> Option<Turn> {
     let before = machine::cpu_time(server);
-    let report = load::Wrk::new(server.port(), variant.host(), PATH)
+    let (name, value) = variant.field();
+    let report = load::Wrk::new(server.port(), variant.host(), variant.path())
+        .header(name, value)
         .connections(CONNECTIONS)
         .duration(Duration::from_secs(seconds))
         .run();
@@ -154,10 +171,11 @@ fn try_turn(variant: &Variant, server: &TrafficServer, seconds: u64) -> Option<T
     })
 }
 
-fn progress(start: usize, round: usize, args: &Args, variants: &[Variant], turns: &[Turn]) {
+fn progress(start: usize, round: usize, args: &Args, variants: &[Variant], turns: &[Option<Turn>]) {
     let rates: Vec<String> = variants
         .iter()
         .zip(turns)
+        .filter_map(|(variant, turn)| Some((variant, turn.as_ref()?)))
         .map(|(variant, turn)| format!("{} {:.0}/s {:.2} us", variant.key, turn.rate, turn.cpu))
         .collect();
     let (start, round) = (start + 1, round + 1);

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 use std::future::poll_fn;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::runtime::Runtime;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::ask::{Ask, Sending};
 use super::client::Response;
@@ -52,6 +54,19 @@ fn config() -> Arc<ClientConfig> {
         Arc::new(config)
     });
     Arc::clone(config)
+}
+
+/// TLS on a connection to a server's [`tls_port`](super::server::TrafficServer::tls_port), for HTTP/2.
+///
+/// # Errors
+/// The handshake fails, or the server does not choose HTTP/2.
+pub async fn secure(socket: tokio::net::TcpStream) -> io::Result<TlsStream<tokio::net::TcpStream>> {
+    let name = ServerName::try_from(NAME).map_err(io::Error::other)?;
+    let tls = TlsConnector::from(config()).connect(name, socket).await?;
+    if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
+        return Err(io::Error::other("the server does not choose HTTP/2"));
+    }
+    Ok(tls)
 }
 
 /// Why no whole response came.
@@ -134,25 +149,21 @@ impl Http2 {
         let runtime = runtime.map_err(|error| Http2Error::new(error.to_string()))?;
         let patience = Duration::from_secs(60);
         let connect = async {
-            let failed = |error: std::io::Error| Http2Error::new(error.to_string());
+            let failed = |error: io::Error| Http2Error::new(error.to_string());
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
             let socket = TcpStream::connect(address).map_err(failed)?;
             socket.set_nodelay(true).map_err(failed)?;
             let copy = socket.try_clone().map_err(failed)?;
             socket.set_nonblocking(true).map_err(failed)?;
             let stream = tokio::net::TcpStream::from_std(socket).map_err(failed)?;
-            let name = ServerName::try_from(NAME).map_err(|error| Http2Error::new(error.to_string()))?;
-            let tls = TlsConnector::from(config()).connect(name, stream).await.map_err(failed)?;
-            if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
-                return Err(Http2Error::new("the server does not choose HTTP/2"));
-            }
+            let tls = secure(stream).await.map_err(failed)?;
             let mut builder = h2::client::Builder::new();
             builder.initial_window_size(window).initial_connection_window_size(window.max(65_535));
             let (sender, connection) = builder.handshake::<_, Bytes>(tls).await?;
             tokio::spawn(async move {
                 let _ = connection.await;
             });
-            Ok((sender, copy))
+            Ok::<_, Http2Error>((sender, copy))
         };
         let connected = runtime.block_on(async { timeout(Duration::from_secs(10), connect).await });
         let (sender, socket) = connected.map_err(|_| Http2Error::new("no connection in 10 seconds"))??;
