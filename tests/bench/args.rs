@@ -9,14 +9,15 @@ ats-bench: what a transaction costs on a real traffic_server, with no plugin, wi
   --quick           fewer rounds: under two minutes
   --check           fails if ours is further from no plugin than header_rewrite is, plus 3 %, or if two servers with
                     no plugin differ by more than that, so that the run proves nothing; if a large body that our
-                    filters let pass has less than 0.9 of the speed that a transform has which does nothing; and
-                    if a pause for a callout adds more than 150 µs to it, or costs more than 8 KiB of memory
+                    filters let pass, or rewrite, has less than 0.9 of the speed that a transform has which does
+                    nothing, or a rewritten one less than Lua's; and if a pause for a callout adds more than 150 µs to it, or costs more than 8 KiB of memory
   --callgrind[=N]   counts instructions as well, over N requests a variant (1000)
   --no-rounds       counts instructions only
   --only KEY,...    these variants alone, and no plugin, which all are compared with; `bodies` are the large bodies,
-                    `callouts` the filters that wait for others
+                    `callouts` the filters that wait for others, `rewrite` the bodies that are rewritten
   --bodies N        how many rounds of large bodies (7)
   --callouts N      how many rounds of callouts (9); every third measures memory, too
+  --rewrite N       how many rounds of rewritten bodies (7)
   --memcheck[=N]    nothing of this, but N transactions (300) under valgrind's memcheck; fails at what it finds with the
                     plugin and not without
   --starts N        how often all servers are started afresh (5)
@@ -27,6 +28,7 @@ ats-bench: what a transaction costs on a real traffic_server, with no plugin, wi
 /// The names on the command line of what is no variant.
 const BODIES: &str = "bodies";
 const CALLOUTS: &str = "callouts";
+const REWRITE: &str = "rewrite";
 
 /// What was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +45,11 @@ pub(crate) struct Args {
     pub(crate) bodies: usize,
     /// Rounds of callouts.
     pub(crate) callouts: usize,
+    /// Rounds of rewritten bodies.
+    pub(crate) rewrite: usize,
+    /// Their instructions are counted.
+    pub(crate) rewrite_counts: bool,
+    pub(crate) quick: bool,
     pub(crate) write: Option<PathBuf>,
 }
 
@@ -62,6 +69,9 @@ impl Args {
             memcheck: 0,
             bodies: 7,
             callouts: 9,
+            rewrite: 7,
+            rewrite_counts: false,
+            quick: false,
             write: None,
         };
         let (mut quick, mut no_rounds) = (false, false);
@@ -72,7 +82,7 @@ impl Args {
         while let Some((name, mut value)) = words.next() {
             if matches!(
                 name.as_str(),
-                "--only" | "--starts" | "--rounds" | "--seconds" | "--bodies" | "--callouts" | "--write"
+                "--only" | "--starts" | "--rounds" | "--seconds" | "--bodies" | "--callouts" | "--rewrite" | "--write"
             ) && value.is_none()
             {
                 value = words.next().map(|(word, _)| word);
@@ -97,29 +107,33 @@ impl Args {
                 "--seconds" => args.seconds = number()?,
                 "--bodies" => args.bodies = number()? as usize,
                 "--callouts" => args.callouts = number()? as usize,
+                "--rewrite" => args.rewrite = number()? as usize,
                 "--write" => args.write = Some(PathBuf::from(need()?)),
                 _ => return Err(format!("{name} is no option")),
             }
         }
         if quick {
             (args.starts, args.rounds, args.seconds, args.bodies, args.callouts) = (1, 5, 1, 5, 3);
+            (args.rewrite, args.quick) = (5, true);
         }
         if !args.only.is_empty() {
             let named = |key: &str| args.only.iter().any(|named| named == key);
-            let others = [BODIES, CALLOUTS].map(named);
-            args.only.retain(|key| key != BODIES && key != CALLOUTS);
-            for (rounds, named) in [&mut args.bodies, &mut args.callouts].into_iter().zip(others) {
+            let others = [BODIES, CALLOUTS, REWRITE].map(named);
+            args.only.retain(|key| ![BODIES, CALLOUTS, REWRITE].contains(&key.as_str()));
+            for (rounds, named) in [&mut args.bodies, &mut args.callouts, &mut args.rewrite].into_iter().zip(others) {
                 *rounds = if named { *rounds } else { 0 };
             }
             if args.only.is_empty() {
+                args.rewrite_counts = args.rewrite > 0 && (args.callgrind > 0 || no_rounds);
                 (args.starts, args.callgrind) = (0, 0);
             }
         }
         if no_rounds {
-            (args.starts, args.bodies, args.callouts) = (0, 0, 0);
-            args.callgrind = if args.callgrind == 0 { 1000 } else { args.callgrind };
+            (args.starts, args.bodies, args.callouts, args.rewrite) = (0, 0, 0, 0);
+            let others = args.callgrind > 0 || args.rewrite_counts;
+            args.callgrind = if others { args.callgrind } else { 1000 };
         }
-        if args.check && args.starts == 0 && args.bodies == 0 && args.callouts == 0 {
+        if args.check && args.starts == 0 && args.bodies == 0 && args.callouts == 0 && args.rewrite == 0 {
             return Err("--check needs rounds".to_owned());
         }
         Ok(Some(args))

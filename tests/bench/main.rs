@@ -5,7 +5,7 @@
 //! chance. Where times are too noisy, `--callgrind` counts instructions.
 //!
 //! What is measured stands in [`variants`], how in [`rounds`] and [`callgrind`]; large bodies are in [`bodies`],
-//! filters that wait for others in [`callouts`].
+//! filters that wait for others in [`callouts`], bodies that are rewritten in [`rewrite`].
 
 mod args;
 mod bodies;
@@ -15,6 +15,7 @@ mod machine;
 mod memcheck;
 mod native;
 mod report;
+mod rewrite;
 mod rounds;
 mod stats;
 mod stream;
@@ -73,6 +74,16 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
         verdicts.push(callouts::check(&measured));
+    }
+    if args.rewrite > 0 || args.rewrite_counts {
+        let timed = if args.rewrite > 0 { rewrite::run(args.rewrite, args.quick, &machine) } else { Vec::new() };
+        let counted = if args.rewrite_counts { rewrite::count() } else { Vec::new() };
+        if !show(&args, report::REWRITE, &rewrite::markdown(&machine, &timed, &counted)) {
+            return ExitCode::from(2);
+        }
+        if args.rewrite > 0 {
+            verdicts.push(rewrite::check(&timed));
+        }
     }
     if args.check { conclude(&verdicts) } else { ExitCode::SUCCESS }
 }
