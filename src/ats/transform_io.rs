@@ -62,8 +62,16 @@ impl<'a> Transform<'a> {
     pub fn input_take(&mut self, buffer: &mut IoBuffer, max: usize) -> usize {
         let Some(mut input) = self.input() else { return 0 };
         let max = max.min(usize::try_from(input.todo()).unwrap_or(usize::MAX));
-        let taken = input.reader().map_or(0, |reader| buffer.copy_from(&reader, 0, max));
-        input.consume(taken)
+        input.move_to(buffer, max)
+    }
+
+    /// Whether all of the rest of the input, of so many bytes at most, waits to be taken.
+    #[must_use]
+    pub fn input_is_here(&mut self, most: u64) -> bool {
+        self.input().is_some_and(|input| {
+            let todo = input.todo();
+            todo <= most && input.reader().is_some_and(|reader| reader.len() as u64 >= todo)
+        })
     }
 
     /// Whether nothing more will come: all was taken, or upstream has ended the input.
@@ -159,8 +167,11 @@ impl<'a> Transform<'a> {
 
     /// How many bytes were written to the output and not read from it: the measure for holding upstream back.
     #[must_use]
-    pub fn output_waiting(&self) -> usize {
-        self.core.buffer.borrow().as_ref().map_or(0, IoBuffer::len)
+    pub fn output_waiting(&mut self) -> usize {
+        // The blocks in between are many, where ATS makes chunks of 4 KiB of them: nobody walks them to count.
+        let Some(done) = self.output().map(|output| output.ndone()) else { return 0 };
+        let given = self.core.buffer.borrow().as_ref().map_or(0, IoBuffer::len);
+        given.saturating_sub(usize::try_from(done).unwrap_or(usize::MAX))
     }
 
     /// Writes to the output's buffer. The other side only looks there when the output is re-enabled. `false`, and

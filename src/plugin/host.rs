@@ -100,7 +100,7 @@ impl TxnHost {
         let mut messages = self.txn.messages()?;
         let overlay = Overlay::of(&messages.transform_resp_get()?, body);
         let status = overlay.status;
-        self.response = ResponseView::Early(Box::new(overlay));
+        self.response = ResponseView::Early(overlay);
         Some(status)
     }
 
@@ -114,8 +114,8 @@ impl TxnHost {
 
     /// Turns from the copy to the client's response, which gets what filters did to the copy.
     pub(crate) fn apply_early(&mut self) {
-        if let ResponseView::Early(overlay) = std::mem::replace(&mut self.response, ResponseView::Client)
-            && let Some(mut messages) = self.txn.messages()
+        let ResponseView::Early(overlay) = std::mem::replace(&mut self.response, ResponseView::Client) else { return };
+        if let Some(mut messages) = self.txn.messages()
             && let Some(mut head) = messages.client_resp_get()
             && let Err(error) = overlay.apply(&mut head)
         {
@@ -125,6 +125,7 @@ impl TxnHost {
                 format_args!("what filters did to a response is incomplete: {error}"),
             );
         }
+        overlay.recycle();
     }
 
     /// Runs `run` on the fields of a map of ATS's.

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use wasm_remap_tests::harness::install;
 use wasm_remap_tests::{Builder, Origin, TrafficServer, load, wait_until};
 
+use crate::native;
 use crate::stats::Spread;
 use crate::variants::{self, Variant};
 pub(crate) use profile::{Function, Profile};
@@ -86,9 +87,13 @@ impl Session {
 
     fn prepare_with(valgrind: &Path, builder: Builder) -> (Builder, Session) {
         let dir = directory();
+        let shim = dir.path().join("no_auxv");
+        fs::write(&shim, native::compile("no_auxv", &[])).expect("the directory is ours");
+        fs::set_permissions(&shim, fs::Permissions::from_mode(0o755)).expect("the file is ours");
         let path = dir.path().display();
         let builder = builder
             .under([
+                shim.display().to_string(),
                 valgrind.display().to_string(),
                 "--tool=callgrind".to_owned(),
                 "--quiet".to_owned(),

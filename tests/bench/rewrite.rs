@@ -70,6 +70,13 @@ pub(crate) fn run(rounds: usize, quick: bool, machine: &Machine) -> Vec<Timed> {
     if machine.pins() {
         machine::pin_server(site.server());
     }
+    if let Ok(key) = std::env::var("P5_WAY") {
+        let size: usize = std::env::var("P5_SIZE").unwrap().parse().unwrap();
+        let at = WAYS.iter().position(|way| way.key == key).unwrap();
+        eprintln!("pid {}", site.server().pid());
+        for _ in 0..20 { let t = turn(site.server(), &WAYS[at], Source::Cache, size); eprintln!("{key} {size}: {:.0}/s {:.1} us", t.rate, t.cpu); }
+        std::process::exit(0);
+    }
     let sources: &[Source] = if quick { &[Source::Cache] } else { &[Source::Cache, Source::Origin] };
     let sizes: &[usize] = if quick { &BARRED } else { &SIZES };
     let mut timed: Vec<Timed> = sources
@@ -134,5 +141,7 @@ pub(crate) fn count() -> Vec<Counted> {
     }
     session.off(server);
     site.assert_cached();
+    // Before the session goes, into whose directory callgrind writes at its end.
+    site.stop();
     counted
 }

@@ -160,6 +160,12 @@ impl Site {
         site
     }
 
+    /// Stops the server.
+    pub(crate) fn stop(self) {
+        let exit = self.server.shutdown();
+        assert_eq!(exit.crash, None);
+    }
+
     pub(crate) fn server(&self) -> &TrafficServer {
         &self.server
     }
