@@ -123,7 +123,7 @@ impl Vio<'_> {
     ///
     /// Runs the writing side before it returns, and with it perhaps the transaction to its end, hooks and the closing
     /// of the transform included. Hold no lock and no borrow. Takes `self`, since the other side may be gone then.
-    pub fn call_back(self, event: Event) -> bool {
+    pub(crate) fn call_back(self, event: Event) -> bool {
         if self.reader().is_none() {
             return false;
         }

@@ -114,7 +114,12 @@ impl Course {
             state.progress();
         }
         let mut took = false;
-        let at_once = side == Side::Response && !transform.output_opened() && transform.input_is_here(AT_ONCE);
+        let at_once = side == Side::Response
+            && !transform.output_opened()
+            && self.announced.is_some_and(|announced| announced > WINDOW as u64 && announced <= AT_ONCE)
+            && transform.input_is_here(AT_ONCE)
+            // Else it goes out while it is transformed, and its memory is used again.
+            && self.length(side, state, 0) == Known::Never;
         // Filters may make more of it than it was.
         let window = if at_once { 2 * AT_ONCE as usize } else { WINDOW };
         while !state.is_ending() {

@@ -1,5 +1,4 @@
-// Makes the letters of response bodies large, sixteen at a time, by the C ABI and without a library. The response has
-// `x-upper: 1`. No configuration.
+// Makes the letters of response bodies large, sixteen at a time, by the C ABI and without a library. No configuration.
 
 #include <stddef.h>
 #include <stdint.h>
@@ -7,11 +6,8 @@
 #define IMPORT(name) __attribute__((import_module("env"), import_name(#name)))
 #define EXPORT(name) __attribute__((export_name(#name)))
 
-enum { RESPONSE_HEADERS = 2, RESPONSE_BODY = 1, CONTINUE = 0, WINDOW = 131072 };
+enum { RESPONSE_BODY = 1, CONTINUE = 0, WINDOW = 131072 };
 
-IMPORT(proxy_add_header_map_value)
-extern uint32_t proxy_add_header_map_value(uint32_t map, const char *key, size_t key_size, const char *value,
-                                           size_t value_size);
 IMPORT(proxy_get_buffer_bytes)
 extern uint32_t proxy_get_buffer_bytes(uint32_t buffer, size_t start, size_t max, unsigned char **data, size_t *size);
 IMPORT(proxy_set_buffer_bytes)
@@ -24,12 +20,6 @@ static _Alignas(16) unsigned char arena[WINDOW];
 EXPORT(proxy_abi_version_0_2_1) void abi_version(void) {}
 
 EXPORT(proxy_on_memory_allocate) void *allocate(size_t size) { return size > sizeof(arena) ? NULL : arena; }
-
-EXPORT(proxy_on_response_headers) uint32_t on_response_headers(uint32_t context, size_t count, uint32_t end_of_stream) {
-  (void)context, (void)count, (void)end_of_stream;
-  proxy_add_header_map_value(RESPONSE_HEADERS, "x-upper", 7, "1", 1);
-  return CONTINUE;
-}
 
 typedef unsigned char letters __attribute__((vector_size(16), aligned(1)));
 

@@ -2,7 +2,7 @@
 //!
 //! Configuration, optional: `length` says that the response keeps its content-length; `whole` waits for the end of the
 //! body, which is then rewritten at once; `letters` does without the 128-bit instructions, which not every toolchain
-//! makes. The response has `x-upper: 1`.
+//! makes.
 
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{Action, ContextType, LogLevel};
@@ -53,7 +53,6 @@ impl Context for Transaction {}
 
 impl HttpContext for Transaction {
     fn on_http_response_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
-        self.set_http_response_header("x-upper", Some("1"));
         if self.0.length
             && let Some(length) = self.get_http_response_header("content-length")
         {
