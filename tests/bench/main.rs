@@ -14,6 +14,8 @@ mod callouts;
 mod machine;
 mod memcheck;
 mod native;
+#[allow(dead_code, reason = "bars are for other parts")]
+mod plot;
 mod report;
 mod rewrite;
 mod rounds;
@@ -78,7 +80,12 @@ fn main() -> ExitCode {
     if args.rewrite > 0 || args.rewrite_counts {
         let timed = if args.rewrite > 0 { rewrite::run(args.rewrite, args.quick, &machine) } else { Vec::new() };
         let counted = if args.rewrite_counts { rewrite::count() } else { Vec::new() };
-        if !show(&args, report::REWRITE, &rewrite::markdown(&machine, &timed, &counted)) {
+        if !show(&args, rewrite::SECTION, &rewrite::markdown(&machine, &timed, &counted)) {
+            return ExitCode::from(2);
+        }
+        let folder = args.write.as_ref().map(|path| path.with_file_name("plots"));
+        if let Some(Err(error)) = folder.map(|folder| rewrite::plot(&folder, &timed)) {
+            eprintln!("ats-bench: the plots: {error}");
             return ExitCode::from(2);
         }
         if args.rewrite > 0 {

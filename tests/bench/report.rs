@@ -17,7 +17,6 @@ use crate::variants::{BASE, Variant, find};
 pub(crate) const SMALL: &str = "ats-bench";
 pub(crate) const LARGE: &str = "ats-bench bodies";
 pub(crate) const CALLOUTS: &str = "ats-bench callouts";
-pub(crate) const REWRITE: &str = "ats-bench rewrite";
 
 /// How much further from no plugin than header_rewrite ours may be, and a second server with no plugin.
 const ALLOWANCE: f64 = 0.03;
@@ -125,14 +124,6 @@ impl Place {
     }
 }
 
-/// The instructions of a profile in the plugin, in generated code, in the C library and in Traffic Server.
-pub(crate) const PARTS: [fn(&Profile) -> f64; 4] = [
-    |profile| profile.of_objects(|object| Place::of(object) == Place::Plugin),
-    |profile| profile.of_objects(|object| Place::of(object) == Place::Generated),
-    |profile| profile.of_objects(|object| Place::of(object) == Place::Library),
-    |profile| profile.of_objects(|object| Place::of(object) == Place::Server),
-];
-
 fn instructions(out: &mut String, args: &Args, variants: &[Variant], counted: &[Counted]) {
     let _ = writeln!(
         out,
@@ -163,14 +154,14 @@ fn instructions(out: &mut String, args: &Args, variants: &[Variant], counted: &[
     for (variant, counts) in variants.iter().zip(counted) {
         // One profile says enough, unless others were asked for.
         if variant.is_ours() && (variant.key == "headers" || args.only.iter().any(|key| key == variant.key)) {
-            profile(out, variant.title, "no plugin", &counts.profile, &counted[base].profile);
+            profile(out, variant, &counts.profile, &counted[base].profile);
         }
     }
 }
 
 /// Where our instructions go.
-pub(crate) fn profile(out: &mut String, title: &str, beside: &str, profile: &Profile, base: &Profile) {
-    let _ = writeln!(out, "Where they go, {title}: functions by their own instructions beyond {beside}.\n");
+fn profile(out: &mut String, variant: &Variant, profile: &Profile, base: &Profile) {
+    let _ = writeln!(out, "Where they go, {}: functions by their own instructions beyond no plugin.\n", variant.title);
     let _ = writeln!(out, "| instructions | where | function |\n| --: | --- | --- |");
     let mut beyond: BTreeMap<&Function, f64> = BTreeMap::new();
     for (function, cost) in &profile.own {

@@ -15,7 +15,10 @@ use crate::stats::Spread;
 use client::Client;
 pub(crate) use site::{SIZES, Source, WAYS};
 use site::{Site, Way};
-pub(crate) use table::{check, markdown};
+pub(crate) use table::{check, markdown, plot};
+
+/// The section of the file that holds the tables.
+pub(crate) const SECTION: &str = "ats-bench rewrite";
 
 /// Responses that are under way at a time.
 pub(crate) const CONNECTIONS: usize = 4;
@@ -69,13 +72,6 @@ pub(crate) fn run(rounds: usize, quick: bool, machine: &Machine) -> Vec<Timed> {
     let site = Site::start(|builder| builder);
     if machine.pins() {
         machine::pin_server(site.server());
-    }
-    if let Ok(key) = std::env::var("P5_WAY") {
-        let size: usize = std::env::var("P5_SIZE").unwrap().parse().unwrap();
-        let at = WAYS.iter().position(|way| way.key == key).unwrap();
-        eprintln!("pid {}", site.server().pid());
-        for _ in 0..20 { let t = turn(site.server(), &WAYS[at], Source::Cache, size); eprintln!("{key} {size}: {:.0}/s {:.1} us", t.rate, t.cpu); }
-        std::process::exit(0);
     }
     let sources: &[Source] = if quick { &[Source::Cache] } else { &[Source::Cache, Source::Origin] };
     let sizes: &[usize] = if quick { &BARRED } else { &SIZES };

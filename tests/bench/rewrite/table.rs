@@ -1,10 +1,14 @@
 //! The tables, and the verdict.
 
 use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
 
 use super::site::{CONTROL, LUA, NONE, NULL};
 use super::{BARRED, CONNECTIONS, Counted, Source, TURN, Timed, Turn, WAYS};
+use crate::callgrind::Profile;
 use crate::machine::Machine;
+use crate::plot::{Chart, Point, Series};
 use crate::stats::Spread;
 
 /// What of an identity transform's speed rewriting must have.
@@ -31,6 +35,9 @@ pub(crate) fn markdown(machine: &Machine, timed: &[Timed], counted: &[Counted]) 
     }
     for timed in timed {
         times(&mut out, timed);
+    }
+    if timed.iter().any(|timed| timed.source == Source::Origin) {
+        out.push_str("![from the cache](plots/rewrite-cache.svg)\n\n![from the origin](plots/rewrite-origin.svg)\n\n");
     }
     for source in [Source::Cache, Source::Origin] {
         slopes(&mut out, timed, source);
@@ -112,12 +119,29 @@ fn slopes(out: &mut String, timed: &[Timed], source: Source) {
     let _ = writeln!(out);
 }
 
+/// The instructions of a profile in the plugin, in generated code, in the C library and in the rest.
+const PARTS: [fn(&Profile) -> f64; 4] = [
+    |profile| profile.of_objects(is_plugin),
+    |profile| profile.of_objects(str::is_empty),
+    |profile| profile.of_objects(is_library),
+    |profile| profile.of_objects(|object| !is_plugin(object) && !object.is_empty() && !is_library(object)),
+];
+
+fn is_plugin(object: &str) -> bool {
+    matches!(object, "wasm_remap.so" | "tslua.so") || object.starts_with("libluajit")
+}
+
+fn is_library(object: &str) -> bool {
+    ["libc.", "ld-linux", "libm."].iter().any(|name| object.starts_with(name))
+}
+
 fn instructions(out: &mut String, counted: &[Counted]) {
     let _ = writeln!(
         out,
         "Instructions of the event thread a response from the cache (callgrind, one connection), and what there is \
-         beyond the null transform: in the plugin, in code made at run time, in the C library, in Traffic Server. Copies \
-         look cheaper here than they are, for an instruction moves 32 bytes; the kernel is not counted.\n"
+         beyond the null transform: in the plugin (LuaJIT's interpreter included), in code made at run time (WebAssembly), in \
+         the C library, in Traffic Server and other plugins. A large copy counts as an instruction a byte; the kernel is \
+         not counted.\n"
     );
     for size in BARRED {
         let _ = writeln!(
@@ -130,21 +154,46 @@ fn instructions(out: &mut String, counted: &[Counted]) {
         for counts in counted.iter().filter(|counts| counts.size == size) {
             let total = counts.profile.total();
             let _ = write!(out, "| {} | {total:.0} | {:+.0} |", WAYS[counts.way].title, total - null.profile.total());
-            for part in crate::report::PARTS {
+            for part in PARTS {
                 let _ = write!(out, " {:+.0} |", part(&counts.profile) - part(&null.profile));
             }
             let _ = writeln!(out);
         }
         let _ = writeln!(out);
     }
-    for size in BARRED {
-        let find = |way| counted.iter().find(|counts| counts.size == size && counts.way == way);
-        let ours = WAYS.iter().position(|way| way.judged).and_then(find);
-        if let (Some(ours), Some(null)) = (ours, find(NULL)) {
-            let title = format!("{}, {}", WAYS[ours.way].title, size_name(size));
-            crate::report::profile(out, &title, "the null transform", &ours.profile, &null.profile);
+}
+
+/// Writes the plots into a folder: the speed of the null transform's, over the size of bodies.
+///
+/// # Errors
+/// One cannot be written.
+pub(crate) fn plot(folder: &Path, timed: &[Timed]) -> io::Result<()> {
+    for source in [Source::Cache, Source::Origin] {
+        let of_source: Vec<&Timed> = timed.iter().filter(|timed| timed.source == source).collect();
+        if of_source.len() < 3 {
+            continue;
         }
+        let series = WAYS.iter().enumerate().filter(|(_, way)| way.null == Some(NULL));
+        let series = series.map(|(at, way)| Series {
+            name: way.title.to_owned(),
+            points: of_source
+                .iter()
+                .map(|timed| {
+                    let Spread { median, min, max } = timed.against(at, NULL, speed);
+                    Point { x: timed.size as f64 / 1024.0, y: median, least: min, greatest: max }
+                })
+                .collect(),
+        });
+        let chart = Chart {
+            title: format!("Bodies from the {}, every byte rewritten", source.as_str()),
+            x: "KB of body".to_owned(),
+            y: "responses/s, of a null transform's".to_owned(),
+            log_x: true,
+            series: series.collect(),
+        };
+        chart.write(&folder.join(format!("rewrite-{}.svg", source.as_str())))?;
     }
+    Ok(())
 }
 
 /// Whether rewriting has the speed that it must have.
