@@ -101,8 +101,7 @@ impl IoBuffer {
             return;
         }
         // SAFETY: a buffer of ours, on an ATS thread; the bytes are read within their length.
-        let written =
-            unsafe { TSIOBufferWrite(self.buffer.as_ptr(), bytes.as_ptr().cast(), to_i64(bytes.len())) };
+        let written = unsafe { TSIOBufferWrite(self.buffer.as_ptr(), bytes.as_ptr().cast(), to_i64(bytes.len())) };
         self.len += usize::try_from(written).unwrap_or(0);
     }
 

@@ -115,10 +115,12 @@ impl Overlay {
         let (name_at, value_at) = (self.write(name), self.write(value));
         let mut place = Some(value_at);
         // In the place of the first one, as ATS does it.
-        self.retain_mut(name, |old| place.take().is_some_and(|value| {
-            *old = value;
-            true
-        }));
+        self.retain_mut(name, |old| {
+            place.take().is_some_and(|value| {
+                *old = value;
+                true
+            })
+        });
         if let Some(value) = place {
             self.fields.push((name_at, value));
         }
@@ -134,9 +136,7 @@ impl Overlay {
     /// Keeps of the fields of this name those whose value `keep` wants to.
     fn retain_mut(&mut self, name: &[u8], mut keep: impl FnMut(&mut Span) -> bool) {
         let text = &self.text;
-        self.fields.retain_mut(|(field, value)| {
-            !text[field.at..field.end].eq_ignore_ascii_case(name) || keep(value)
-        });
+        self.fields.retain_mut(|(field, value)| !text[field.at..field.end].eq_ignore_ascii_case(name) || keep(value));
     }
 
     pub(crate) fn clear(&mut self) {

@@ -62,8 +62,7 @@ fn count(variant: &Variant, origin: &Origin, valgrind: &Path, requests: u64) -> 
     send(WARM_UP);
     session.on(&server);
     send(WARM_UP);
-    let mut parts: Vec<Profile> =
-        (0..PARTS).map(|_| session.count(&server, requests, || send(requests))).collect();
+    let mut parts: Vec<Profile> = (0..PARTS).map(|_| session.count(&server, requests, || send(requests))).collect();
     session.off(&server);
     server.shutdown();
     let total = Spread::of(parts.iter().map(Profile::total));

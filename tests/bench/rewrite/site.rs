@@ -66,17 +66,35 @@ pub(crate) const LUA: usize = 5;
 /// All of them.
 pub(crate) const WAYS: [Way; 11] = [
     Way { rewrites: false, keeps: true, null: None, ..way("none", "no plugin", "none.test") },
-    Way { rewrites: false, keeps: true, null: None, ..way("control", "no plugin, another rule (A/A control)", "control.test") },
+    Way {
+        rewrites: false,
+        keeps: true,
+        null: None,
+        ..way("control", "no plugin, another rule (A/A control)", "control.test")
+    },
     Way { rewrites: false, null: None, ..way("null", "null transform in C: by reference", "null.test") },
-    Way { rewrites: false, keeps: true, null: None, ..way("null-kept", "null transform in C, length kept", "null-kept.test") },
+    Way {
+        rewrites: false,
+        keeps: true,
+        null: None,
+        ..way("null-kept", "null transform in C, length kept", "null-kept.test")
+    },
     way("c", "the work in C, no sandbox", "c.test"),
     way("lua", "Lua", "lua.test"),
     Way { judged: true, ..way("rust", "ours: Rust-SDK filter", "rust.test") },
     Way { judged: true, ..way("guest-c", "ours: C filter", "guest-c.test") },
-    Way { keeps: true, null: Some(NULL_KEPT), ..way("rust-kept", "ours: Rust-SDK filter, length kept", "rust-kept.test") },
+    Way {
+        keeps: true,
+        null: Some(NULL_KEPT),
+        ..way("rust-kept", "ours: Rust-SDK filter, length kept", "rust-kept.test")
+    },
     way("letters", "ours: Rust-SDK filter, a byte at a time", "letters.test"),
     // The whole is there when its head is sent, so its length is.
-    Way { keeps: true, null: Some(NULL_KEPT), ..way("whole", "ours: Rust-SDK filter, the whole body at once", "whole.test") },
+    Way {
+        keeps: true,
+        null: Some(NULL_KEPT),
+        ..way("whole", "ours: Rust-SDK filter, the whole body at once", "whole.test")
+    },
 ];
 
 /// What all rewriting does, in Lua.

@@ -110,10 +110,8 @@ fn slopes(out: &mut String, timed: &[Timed], source: Source) {
         known.iter().map(|&(from, to)| format!("{} to {}", size_name(from), size_name(to))).collect();
     let _ = writeln!(out, "| | {} |\n| --- |{}", head.join(" | "), " --: |".repeat(head.len()));
     for (at, way) in WAYS.iter().enumerate() {
-        let cells: Vec<String> = known
-            .iter()
-            .filter_map(|&(from, to)| Some(slope(timed, source, at, from, to)?.show(0)))
-            .collect();
+        let cells: Vec<String> =
+            known.iter().filter_map(|&(from, to)| Some(slope(timed, source, at, from, to)?.show(0))).collect();
         let _ = writeln!(out, "| {} | {} |", way.title, cells.join(" | "));
     }
     let _ = writeln!(out);
