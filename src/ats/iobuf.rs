@@ -29,6 +29,9 @@ pub struct IoBuffer {
     buffer: NonNull<tsapi_iobuffer>,
     /// The only reader that is ever made on the buffer: ATS aborts at the sixth.
     reader: NonNull<tsapi_bufferreader>,
+    /// How many bytes the reader has before it: nobody else writes to the buffer, or consumes from it. (But for that of a
+    /// transform's output, from which ATS consumes: there, this is all that it was ever given.)
+    len: usize,
 }
 
 // SAFETY: a buffer belongs to no thread. Its blocks are counted atomically, for they are shared with other buffers; and
@@ -62,19 +65,19 @@ impl IoBuffer {
         // SAFETY: a buffer of ours, with no reader yet.
         let reader = unsafe { TSIOBufferReaderAlloc(buffer.as_ptr()) };
         let reader = NonNull::new(reader).ok_or(Error::Refused("TSIOBufferReaderAlloc"))?;
-        Ok(Self { buffer, reader })
+        Ok(Self { buffer, reader, len: 0 })
     }
 
     /// Its bytes, to be read.
     #[must_use]
     pub fn reader(&self) -> Reader<'_> {
-        Reader { raw: self.reader, _lent: PhantomData }
+        Reader { raw: self.reader, known: Some(self.len), _lent: PhantomData }
     }
 
-    /// How many bytes are in it (`TSIOBufferReaderAvail`, which walks all blocks).
+    /// How many bytes are in it.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.reader().len()
+        self.len
     }
 
     /// Whether no byte is in it.
@@ -98,7 +101,8 @@ impl IoBuffer {
             return;
         }
         // SAFETY: a buffer of ours, on an ATS thread; the bytes are read within their length.
-        unsafe { TSIOBufferWrite(self.buffer.as_ptr(), bytes.as_ptr().cast(), to_i64(bytes.len())) };
+        let written = unsafe { TSIOBufferWrite(self.buffer.as_ptr(), bytes.as_ptr().cast(), to_i64(bytes.len())) };
+        self.len += usize::try_from(written).unwrap_or(0);
     }
 
     /// Takes the first `count` bytes away, or as many as there are (`TSIOBufferReaderConsume`).
@@ -106,8 +110,10 @@ impl IoBuffer {
     /// # Panics
     /// On a foreign thread.
     pub fn consume(&mut self, count: usize) {
-        // SAFETY: `&mut self`: nothing of the buffer is lent.
+        let count = count.min(self.len);
+        // SAFETY: `&mut self`: nothing of the buffer is lent, and it has so many bytes.
         unsafe { consume(self.reader, count) };
+        self.len -= count;
     }
 
     /// Appends `len` bytes of `source`, from `offset` on, or as many as there are, without copying any
@@ -126,7 +132,9 @@ impl IoBuffer {
         // SAFETY: a buffer of ours and a live reader of another (the borrows are exclusive of each other), on an ATS
         // thread; it has `offset + len` bytes.
         let copied = unsafe { TSIOBufferCopy(self.buffer.as_ptr(), source.raw.as_ptr(), to_i64(len), to_i64(offset)) };
-        usize::try_from(copied).unwrap_or(0)
+        let copied = usize::try_from(copied).unwrap_or(0);
+        self.len += copied;
+        copied
     }
 
     /// Moves all bytes of `other` to the end, by reference.
@@ -203,6 +211,8 @@ impl fmt::Debug for IoBuffer {
 #[derive(Clone, Copy)]
 pub struct Reader<'a> {
     raw: NonNull<tsapi_bufferreader>,
+    /// How many bytes there are, where we count them.
+    known: Option<usize>,
     _lent: PhantomData<&'a tsapi_bufferreader>,
 }
 
@@ -212,13 +222,14 @@ impl<'a> Reader<'a> {
     /// # Safety
     /// During `'a` it must be alive, and nothing may be consumed from it.
     pub(crate) unsafe fn from_raw(raw: TSIOBufferReader) -> Option<Self> {
-        NonNull::new(raw).map(|raw| Self { raw, _lent: PhantomData })
+        NonNull::new(raw).map(|raw| Self { raw, known: None, _lent: PhantomData })
     }
 
-    /// How many bytes there are (`TSIOBufferReaderAvail`, which walks all blocks).
+    /// How many bytes there are; of a reader of ATS's, `TSIOBufferReaderAvail`, which walks all blocks.
     #[must_use]
     pub fn len(&self) -> usize {
-        available(self.raw)
+        // SAFETY: a live reader.
+        self.known.unwrap_or_else(|| usize::try_from(unsafe { TSIOBufferReaderAvail(self.raw.as_ptr()) }).unwrap_or(0))
     }
 
     /// Whether there is no byte.
@@ -261,23 +272,16 @@ impl fmt::Debug for Reader<'_> {
     }
 }
 
-fn available(reader: NonNull<tsapi_bufferreader>) -> usize {
-    // SAFETY: both callers have a live reader.
-    usize::try_from(unsafe { TSIOBufferReaderAvail(reader.as_ptr()) }).unwrap_or(0)
-}
-
-/// Consumes `count` bytes, or as many as there are, and answers how many: ATS would count on beyond the end.
+/// Consumes `count` bytes.
 ///
 /// # Safety
-/// The reader must be alive, and no view of it lent.
-pub(crate) unsafe fn consume(reader: NonNull<tsapi_bufferreader>, count: usize) -> usize {
+/// The reader must be alive, have so many bytes (ATS would count on beyond the end), and no view of it be lent.
+pub(crate) unsafe fn consume(reader: NonNull<tsapi_bufferreader>, count: usize) {
     changing("TSIOBufferReaderConsume");
-    let count = count.min(available(reader));
     if count > 0 {
         // SAFETY: a live reader that has so many bytes, on an ATS thread.
         unsafe { TSIOBufferReaderConsume(reader.as_ptr(), to_i64(count)) };
     }
-    count
 }
 
 #[track_caller]

@@ -1,5 +1,6 @@
 //! What a transform does in an event: read its input, write its output, tell upstream.
 
+use std::cell::Cell;
 use std::fmt;
 use std::ptr::NonNull;
 
@@ -18,11 +19,20 @@ use crate::vio::{self, Vio};
 /// Once it is closed, which may happen in a call of this, nothing here does anything.
 pub struct Transform<'a> {
     core: &'a Core,
+    /// It was found to be open, and nothing was done since that may have closed it: to tell upstream something may.
+    open: Cell<bool>,
 }
 
 impl<'a> Transform<'a> {
     pub(crate) fn of(core: &'a Core) -> Self {
-        Self { core }
+        Self { core, open: Cell::new(false) }
+    }
+
+    /// Tells upstream something. False if it listens no more.
+    fn tell(&mut self, event: Event) -> bool {
+        let told = self.input().is_some_and(|input| input.call_back(event));
+        self.open.set(false);
+        told
     }
 
     /// Which body it is.
@@ -42,7 +52,10 @@ impl<'a> Transform<'a> {
     /// Whether ATS has closed it (`TSVConnClosedGet`).
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.core.closed() != 0
+        if !self.open.get() {
+            self.open.set(self.core.closed() == 0);
+        }
+        !self.open.get()
     }
 
     /// What upstream writes (`TSVConnWriteVIOGet`); `None` once the transform is closed.
@@ -62,8 +75,16 @@ impl<'a> Transform<'a> {
     pub fn input_take(&mut self, buffer: &mut IoBuffer, max: usize) -> usize {
         let Some(mut input) = self.input() else { return 0 };
         let max = max.min(usize::try_from(input.todo()).unwrap_or(usize::MAX));
-        let taken = input.reader().map_or(0, |reader| buffer.copy_from(&reader, 0, max));
-        input.consume(taken)
+        input.move_to(buffer, max)
+    }
+
+    /// Whether all of the rest of the input, of so many bytes at most, waits to be taken.
+    #[must_use]
+    pub fn input_is_here(&mut self, most: u64) -> bool {
+        self.input().is_some_and(|input| {
+            let todo = input.todo();
+            todo <= most && input.reader().is_some_and(|reader| reader.len() as u64 >= todo)
+        })
     }
 
     /// Whether nothing more will come: all was taken, or upstream has ended the input.
@@ -74,12 +95,12 @@ impl<'a> Transform<'a> {
 
     /// Tells upstream to write more. See [`Vio::call_back`], as for the next two.
     pub fn upstream_ready(&mut self) -> bool {
-        !self.core.ended.get() && self.input().is_some_and(|input| input.call_back(Event::VCONN_WRITE_READY))
+        !self.core.ended.get() && self.tell(Event::VCONN_WRITE_READY)
     }
 
     /// Tells upstream that all is read, once. Its connection is free then, and errors reach nobody.
     pub fn upstream_complete(&mut self) -> bool {
-        !self.core.ended.replace(true) && self.input().is_some_and(|input| input.call_back(Event::VCONN_WRITE_COMPLETE))
+        !self.core.ended.replace(true) && self.tell(Event::VCONN_WRITE_COMPLETE)
     }
 
     /// Breaks the transaction off by telling upstream of an error.
@@ -93,7 +114,7 @@ impl<'a> Transform<'a> {
         if self.is_closed() {
             return false;
         }
-        if !self.core.ended.replace(true) && self.input().is_some_and(|input| input.call_back(Event::ERROR)) {
+        if !self.core.ended.replace(true) && self.tell(Event::ERROR) {
             return true;
         }
         self.cut();
@@ -159,8 +180,11 @@ impl<'a> Transform<'a> {
 
     /// How many bytes were written to the output and not read from it: the measure for holding upstream back.
     #[must_use]
-    pub fn output_waiting(&self) -> usize {
-        self.core.buffer.borrow().as_ref().map_or(0, IoBuffer::len)
+    pub fn output_waiting(&mut self) -> usize {
+        // The blocks in between are many, where ATS makes chunks of 4 KiB of them: nobody walks them to count.
+        let Some(done) = self.output().map(|output| output.ndone()) else { return 0 };
+        let given = self.core.buffer.borrow().as_ref().map_or(0, IoBuffer::len);
+        given.saturating_sub(usize::try_from(done).unwrap_or(usize::MAX))
     }
 
     /// Writes to the output's buffer. The other side only looks there when the output is re-enabled. `false`, and

@@ -55,6 +55,7 @@ fn failing_tells_upstream_while_it_listens() {
             if opened {
                 transform.output_open(IoBuffer::new().expect("an ATS thread"), 9).expect("open");
             }
+            assert!(!transform.input_is_here(u64::MAX), "the end is not known");
             assert!(transform.fail());
         }));
         let tunnel = FakeTunnel::open(&bench.fake, RESPONSE, i64::MAX);
@@ -78,6 +79,7 @@ fn failing_later_cuts_the_output() {
         let this = bench.add(side, move |_, transform, event| match event {
             TransformEvent::Input => {
                 if opened && !transform.output_opened() {
+                    assert!(transform.input_is_here(3) && !transform.input_is_here(2));
                     transform.output_open(IoBuffer::new().expect("an ATS thread"), 9).expect("open");
                     assert!(transform.output_write(b"abc"));
                     assert_eq!(transform.output_waiting(), 3);
@@ -173,7 +175,7 @@ fn upstream_may_end_the_input() {
     let bench = Bench::new();
     let this = bench.add(TransformSide::Response, |_, transform, _| {
         assert!(transform.input().expect("open").reader().is_none());
-        assert!(transform.input_ended());
+        assert!(transform.input_ended() && !transform.input_is_here(u64::MAX));
         assert!(!transform.upstream_ready());
         assert_eq!(transform.input().expect("open").consume(3), 0);
         assert_eq!(transform.input_take(&mut IoBuffer::new().expect("an ATS thread"), 3), 0);

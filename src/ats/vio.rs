@@ -10,7 +10,7 @@ use ats_sys::{
 };
 
 use crate::event::Event;
-use crate::iobuf::{self, Reader};
+use crate::iobuf::{self, IoBuffer, Reader};
 
 /// The number of bytes of something whose end is not known yet (`INT64_MAX`).
 pub const UNKNOWN: u64 = i64::MAX.cast_unsigned();
@@ -84,15 +84,32 @@ impl Vio<'_> {
     /// Takes the first `count` waiting bytes away, or as many as there are, and counts them as done
     /// (`TSIOBufferReaderConsume`, `TSVIONDoneSet`). Answers how many.
     pub fn consume(&mut self, count: usize) -> usize {
-        if self.reader().is_none() {
-            return 0;
-        }
-        // SAFETY: a live VIO, which has a buffer.
-        let Some(reader) = NonNull::new(unsafe { TSVIOReaderGet(self.raw.as_ptr()) }) else { return 0 };
-        // SAFETY: alive, since the VIO has a buffer; `&mut self` says that nothing of it is lent.
-        let count = unsafe { iobuf::consume(reader, count) };
-        self.ndone_set(self.ndone().saturating_add(count as u64));
+        let Some(waiting) = self.reader().map(|reader| reader.len()) else { return 0 };
+        let count = count.min(waiting);
+        // SAFETY: so many wait.
+        unsafe { self.take(count) };
         count
+    }
+
+    /// Moves the first `max` waiting bytes, or as many as there are, to the end of `buffer`, by reference, and counts them
+    /// as done. Answers how many.
+    pub fn move_to(&mut self, buffer: &mut IoBuffer, max: usize) -> usize {
+        let count = self.reader().map_or(0, |reader| buffer.copy_from(&reader, 0, max));
+        // SAFETY: so many were there, and still are.
+        unsafe { self.take(count) };
+        count
+    }
+
+    /// # Safety
+    /// So many bytes must wait.
+    unsafe fn take(&mut self, count: usize) {
+        // SAFETY: a live VIO. It has a buffer if bytes wait.
+        let Some(reader) = NonNull::new(unsafe { TSVIOReaderGet(self.raw.as_ptr()) }).filter(|_| count > 0) else {
+            return;
+        };
+        // SAFETY: alive, since the VIO has a buffer; `&mut self` says that nothing of it is lent.
+        unsafe { iobuf::consume(reader, count) };
+        self.ndone_set(self.ndone().saturating_add(count as u64));
     }
 
     /// Tells the reading side that there is more, or that the end is known (`TSVIOReenable`). Only posted.
@@ -106,7 +123,7 @@ impl Vio<'_> {
     ///
     /// Runs the writing side before it returns, and with it perhaps the transaction to its end, hooks and the closing
     /// of the transform included. Hold no lock and no borrow. Takes `self`, since the other side may be gone then.
-    pub fn call_back(self, event: Event) -> bool {
+    pub(crate) fn call_back(self, event: Event) -> bool {
         if self.reader().is_none() {
             return false;
         }

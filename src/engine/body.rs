@@ -106,7 +106,8 @@ pub(crate) fn join(
 /// The bytes that filters of one stream have before them, or hold.
 #[derive(Default)]
 pub(crate) struct Bodies {
-    held: Vec<Held>,
+    /// Rarely more than one.
+    held: SmallVec<[Held; 1]>,
     /// By side: some filter wrote to the body.
     changed: [bool; 2],
     /// By filter: the bodies that it is shown, where the chain has any.
@@ -122,7 +123,7 @@ struct Held {
 impl Bodies {
     /// The bodies that filters are shown, in the order of the chain.
     pub(crate) fn showing(shown: SmallVec<[Body; 4]>) -> Self {
-        Bodies { held: Vec::new(), changed: [false; 2], shown }
+        Bodies { held: SmallVec::new(), changed: [false; 2], shown }
     }
 
     /// The bodies that the filter is shown.

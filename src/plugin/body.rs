@@ -29,17 +29,12 @@ impl BodyBuffer for IoBody {
     }
 
     fn append(&mut self, other: Box<dyn BodyBuffer>) {
-        append(&mut self.0, other);
-    }
-}
-
-/// Moves `bytes` to the end of `buffer`: by reference, unless somebody else made them.
-pub(crate) fn append(buffer: &mut IoBuffer, bytes: Box<dyn BodyBuffer>) {
-    match (bytes as Box<dyn Any>).downcast::<IoBody>() {
-        Ok(mut bytes) => buffer.append(&mut bytes.0),
-        Err(bytes) => {
-            if let Ok(bytes) = bytes.downcast::<engine::Bytes>() {
-                buffer.write(&bytes.0);
+        match (other as Box<dyn Any>).downcast::<IoBody>() {
+            Ok(mut other) => self.0.append(&mut other.0),
+            Err(other) => {
+                if let Ok(other) = other.downcast::<engine::Bytes>() {
+                    self.0.write(&other.0);
+                }
             }
         }
     }

@@ -8,17 +8,22 @@
 use ats::chunked::{self, Decoder};
 use ats::iobuf::IoBuffer;
 use ats::transform_io::Transform;
-use ats::txn::{ConfigKey, Txn};
+use ats::txn::{CacheLookup, ConfigKey, Txn};
 use ats::vio::UNKNOWN;
 use engine::{BodyBuffer, Side};
 
-use crate::body::{IoBody, append};
+use crate::body::IoBody;
 use crate::framing::Length;
 use crate::host::with_host;
 use crate::state::{Outgoing, State};
 
 /// What is taken from upstream at a time, and what may wait in the output.
 const WINDOW: usize = 128 << 10;
+
+/// A response that has come as a whole, as one from the cache's memory does, and is no longer than this, is transformed at
+/// once: then its length is known when its head is sent. ATS would make chunks of 4 KiB of it, which costs more than
+/// most filters do. It is a bound on how long other transactions of the thread wait, too.
+const AT_ONCE: u64 = 1 << 20;
 
 /// What may wait to be written to the client, or to the origin. ATS takes all that a transform has, whether the other
 /// side reads or not, and says nothing when it does: then we look again after a moment.
@@ -50,8 +55,8 @@ pub(crate) struct Course {
     ended: bool,
     /// The end has passed the chain.
     finished: bool,
-    /// What has passed the chain before the output could be opened.
-    pending: Option<IoBuffer>,
+    /// What has passed the chain and was not written yet.
+    pending: Option<Box<IoBody>>,
     /// What the output was given.
     written: u64,
     /// What the output was said to get, if it is a number.
@@ -60,11 +65,11 @@ pub(crate) struct Course {
     decoder: Option<Decoder>,
     /// It is shown as a whole, of at most so many bytes; what has come so far.
     whole: Option<usize>,
-    gathered: Option<IoBuffer>,
+    gathered: Option<Box<IoBody>>,
     /// The output is framed.
     framed: bool,
     /// An empty buffer, to be used again.
-    spare: Option<IoBuffer>,
+    spare: Option<Box<IoBody>>,
     /// The output was opened.
     pub(crate) opened: bool,
     /// The other side reads too slowly for more.
@@ -109,6 +114,14 @@ impl Course {
             state.progress();
         }
         let mut took = false;
+        let at_once = side == Side::Response
+            && !transform.output_opened()
+            && self.announced.is_some_and(|announced| announced > WINDOW as u64 && announced <= AT_ONCE)
+            && transform.input_is_here(AT_ONCE)
+            // Else it goes out while it is transformed, and its memory is used again.
+            && self.length(side, state, 0) == Known::Never;
+        // Filters may make more of it than it was.
+        let window = if at_once { 2 * AT_ONCE as usize } else { WINDOW };
         while !state.is_ending() {
             self.collect(side, state);
             self.deliver(transform);
@@ -119,7 +132,7 @@ impl Course {
                 });
                 self.blocked = backlog.is_some_and(|waiting| waiting > PEER_WINDOW);
             }
-            let full = self.blocked || !state.stream.wants_more(side) || self.waiting(transform) >= WINDOW;
+            let full = self.blocked || !state.stream.wants_more(side) || self.waiting(transform) >= window;
             if side == Side::Response
                 && self.announced.is_none()
                 && let Some(txn) = transform.txn()
@@ -183,15 +196,15 @@ impl Course {
     }
 
     /// What waits to be read from us, opened or not.
-    fn waiting(&self, transform: &Transform<'_>) -> usize {
-        transform.output_waiting() + self.pending.as_ref().map_or(0, IoBuffer::len)
+    fn waiting(&self, transform: &mut Transform<'_>) -> usize {
+        transform.output_waiting() + self.pending.as_ref().map_or(0, |pending| pending.0.len())
     }
 
     /// Gives the chain what has come.
     fn take(&mut self, side: Side, state: &mut State, transform: &mut Transform<'_>) -> Taken {
-        let Some(mut chunk) = self.spare.take().or_else(|| IoBuffer::new().ok()) else { return Taken::Broken };
+        let Some(mut chunk) = self.empty() else { return Taken::Broken };
         let raw = if self.decoder.is_some() {
-            match self.take_framed(transform, &mut chunk) {
+            match self.take_framed(transform, &mut chunk.0) {
                 Ok(raw) => raw,
                 Err(error) => {
                     state.stream.tell(
@@ -204,7 +217,7 @@ impl Course {
                 }
             }
         } else {
-            transform.input_take(&mut chunk, WINDOW)
+            transform.input_take(&mut chunk.0, WINDOW)
         };
         self.taken += raw as u64;
         let done = self.decoder.as_ref().is_some_and(Decoder::is_done);
@@ -222,13 +235,13 @@ impl Course {
         if let Some(limit) = self.whole {
             let gathered = match &mut self.gathered {
                 Some(gathered) => {
-                    gathered.append(&mut chunk);
+                    gathered.0.append(&mut chunk.0);
                     self.spare = Some(chunk);
                     gathered
                 }
                 place => place.insert(chunk),
             };
-            if gathered.len() > limit {
+            if gathered.0.len() > limit {
                 state.stream.tell(
                     log::Level::Warn,
                     "a request that is too large",
@@ -243,11 +256,11 @@ impl Course {
             let Some(gathered) = self.gathered.take() else { return Taken::Broken };
             chunk = gathered;
         }
-        let chunk = if chunk.is_empty() {
+        let chunk = if chunk.0.is_empty() {
             self.spare = Some(chunk);
             None
         } else {
-            Some(Box::new(IoBody(chunk)) as Box<dyn BodyBuffer>)
+            Some(chunk as Box<dyn BodyBuffer>)
         };
         let verdict = state.stream.body(side, chunk, end);
         state.accept(verdict);
@@ -286,23 +299,27 @@ impl Course {
         self.finished |= passed.end;
         let Some(bytes) = passed.bytes else { return };
         match (bytes as Box<dyn std::any::Any>).downcast::<IoBody>() {
-            Ok(bytes) if self.pending.is_none() => self.pending = Some(bytes.0),
-            Ok(bytes) => self.append(bytes),
+            Ok(bytes) if self.pending.is_none() => self.pending = Some(bytes),
+            Ok(mut bytes) => {
+                if let Some(pending) = &mut self.pending {
+                    pending.0.append(&mut bytes.0);
+                }
+                self.spare = Some(bytes);
+            }
             Err(bytes) => {
                 if let Ok(bytes) = bytes.downcast::<engine::Bytes>() {
-                    self.append(bytes);
+                    self.pending = self.pending.take().or_else(|| self.empty());
+                    if let Some(pending) = &mut self.pending {
+                        pending.0.write(&bytes.0);
+                    }
                 }
             }
         }
     }
 
-    fn append(&mut self, bytes: Box<dyn BodyBuffer>) {
-        if self.pending.is_none() {
-            self.pending = self.spare.take().or_else(|| IoBuffer::new().ok());
-        }
-        if let Some(pending) = &mut self.pending {
-            append(pending, bytes);
-        }
+    /// An empty buffer, the last one if it is back.
+    fn empty(&mut self) -> Option<Box<IoBody>> {
+        self.spare.take().or_else(|| IoBuffer::new().ok().map(|buffer| Box::new(IoBody(buffer))))
     }
 
     /// Writes what has passed to the output, once that is open.
@@ -311,15 +328,15 @@ impl Course {
             return;
         }
         if let Some(mut bytes) = self.pending.take() {
-            let len = bytes.len();
+            let len = bytes.0.len();
             if self.framed {
                 let (before, behind) = chunked::frame(len);
                 transform.output_write(before.as_bytes());
-                transform.output_append(&mut bytes);
+                transform.output_append(&mut bytes.0);
                 transform.output_write(behind);
                 self.written += (before.len() + behind.len()) as u64;
             } else {
-                transform.output_append(&mut bytes);
+                transform.output_append(&mut bytes.0);
             }
             self.written += len as u64;
             self.spare = Some(bytes);
@@ -334,7 +351,7 @@ impl Course {
         if transform.output_opened() || state.stream.holds_headers(side).is_some() {
             return true;
         }
-        let waiting = self.pending.as_ref().map_or(0, IoBuffer::len);
+        let waiting = self.pending.as_ref().map_or(0, |pending| pending.0.len());
         if !self.finished && waiting == 0 {
             return true;
         }
@@ -354,6 +371,7 @@ impl Course {
         if side == Side::Response
             && self.promised.is_some()
             && let Some(txn) = transform.txn()
+            && txn.cache_lookup_status() != Some(CacheLookup::HitFresh)
         {
             // Else ATS sends in chunks what the origin sent in chunks, also where it knows the length.
             if let Err(error) = txn.config_int_set(ConfigKey::HTTP_CHUNKING_ENABLED, 0) {
@@ -361,7 +379,10 @@ impl Course {
             }
         }
         self.framed = side == Side::Request && length == Known::Never;
-        let opened = IoBuffer::new().and_then(|buffer| transform.output_open(buffer, nbytes));
+        // What waits becomes the output's, in the buffer in which it is.
+        let buffer = self.pending.take_if(|_| !self.framed).map_or_else(IoBuffer::new, |body| Ok(body.0));
+        self.written = buffer.as_ref().map_or(0, |buffer| buffer.len() as u64);
+        let opened = buffer.and_then(|buffer| transform.output_open(buffer, nbytes));
         self.opened = opened.is_ok();
         if let Err(error) = &opened {
             log::error!("the output of a body's transform cannot be opened: {error}");

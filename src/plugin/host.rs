@@ -115,7 +115,7 @@ impl TxnHost {
         let mut messages = self.messages()?;
         let overlay = Overlay::of(&messages.transform_resp_get()?, body);
         let status = overlay.status;
-        self.response = ResponseView::Early(Box::new(overlay));
+        self.response = ResponseView::Early(overlay);
         Some(status)
     }
 
@@ -129,8 +129,8 @@ impl TxnHost {
 
     /// Turns from the copy to the client's response, which gets what filters did to the copy.
     pub(crate) fn apply_early(&mut self) {
-        if let ResponseView::Early(overlay) = std::mem::replace(&mut self.response, ResponseView::Client)
-            && let Some(mut messages) = self.messages()
+        let ResponseView::Early(overlay) = std::mem::replace(&mut self.response, ResponseView::Client) else { return };
+        if let Some(mut messages) = self.messages()
             && let Some(mut head) = messages.client_resp_get()
             && let Err(error) = overlay.apply(&mut head)
         {
@@ -140,6 +140,7 @@ impl TxnHost {
                 format_args!("what filters did to a response is incomplete: {error}"),
             );
         }
+        overlay.recycle();
     }
 
     /// Runs `run` on the fields of a map of ATS's.

@@ -4,16 +4,28 @@
 //! cache keeps. So filters work on a copy here, and what they did is done again to the client's response when it is
 //! there; the fields that ATS adds meanwhile (Date, Age, Via) stay.
 
+use std::cell::Cell;
+
 use ats::http::{Response, reason_lookup};
 
 use crate::framing::{Length, is_framing, is_length};
 
+/// What a spare copy may keep of memory.
+const KEPT: usize = 16 << 10;
+
+/// A part of [`Overlay::text`].
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    at: usize,
+    end: usize,
+}
+
 /// What filters did, to be done again.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 enum Change {
-    Add(Vec<u8>, Vec<u8>),
-    Set(Vec<u8>, Vec<u8>),
-    Remove(Vec<u8>),
+    Add(Span, Span),
+    Set(Span, Span),
+    Remove(Span),
     Status(u16),
 }
 
@@ -21,64 +33,115 @@ enum Change {
 #[derive(Debug)]
 pub(crate) struct Overlay {
     pub(crate) status: u16,
-    fields: Vec<(Vec<u8>, Vec<u8>)>,
+    /// All names and values, those that were replaced too.
+    text: Vec<u8>,
+    fields: Vec<(Span, Span)>,
     changes: Vec<Change>,
     length: Length,
 }
 
+thread_local! {
+    /// A copy that was used: the next response needs no memory of its own.
+    static SPARE: Cell<Option<Box<Overlay>>> = const { Cell::new(None) };
+}
+
 impl Overlay {
     /// A copy of `response`, whose body is so long, if that is known: ATS has taken the field out already.
-    pub(crate) fn of(response: &Response<'_>, body: Option<u64>) -> Self {
-        let mut fields = Vec::with_capacity(response.len() + 1);
+    pub(crate) fn of(response: &Response<'_>, body: Option<u64>) -> Box<Self> {
+        let mut overlay = SPARE.take().unwrap_or_else(|| {
+            Box::new(Overlay {
+                status: 0,
+                text: Vec::with_capacity(1024),
+                fields: Vec::with_capacity(24),
+                changes: Vec::with_capacity(8),
+                length: Length::Kept,
+            })
+        });
+        overlay.status = response.status();
         response.for_each(|name, value| {
             if name.first() != Some(&b'@') && !is_length(name) {
-                fields.push((name.to_vec(), value.to_vec()));
+                overlay.push(name, value);
             }
         });
         if let Some(length) = body {
-            fields.push((b"Content-Length".to_vec(), length.to_string().into_bytes()));
+            let mut digits = [0; 20];
+            overlay.push(b"Content-Length", decimal(length, &mut digits));
         }
-        Overlay { status: response.status(), fields, changes: Vec::new(), length: Length::Kept }
+        overlay
+    }
+
+    /// Gives the memory of a copy that is done with to the next.
+    pub(crate) fn recycle(mut self: Box<Self>) {
+        if self.text.capacity() + self.fields.capacity() * size_of::<(Span, Span)>() > KEPT {
+            return;
+        }
+        self.text.clear();
+        self.fields.clear();
+        self.changes.clear();
+        self.length = Length::Kept;
+        SPARE.set(Some(self));
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Span {
+        let at = self.text.len();
+        self.text.extend_from_slice(bytes);
+        Span { at, end: self.text.len() }
+    }
+
+    fn push(&mut self, name: &[u8], value: &[u8]) -> (Span, Span) {
+        let field = (self.write(name), self.write(value));
+        self.fields.push(field);
+        field
+    }
+
+    fn get(&self, span: Span) -> &[u8] {
+        &self.text[span.at..span.end]
     }
 
     pub(crate) fn first(&self, name: &[u8]) -> Option<&[u8]> {
-        self.fields.iter().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_slice())
+        self.fields().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
     pub(crate) fn fields(&self) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> {
-        self.fields.iter().map(|(name, value)| (name.as_slice(), value.as_slice()))
+        self.fields.iter().map(|(name, value)| (self.get(*name), self.get(*value)))
     }
 
     pub(crate) fn add(&mut self, name: &[u8], value: &[u8]) {
-        self.fields.push((name.to_vec(), value.to_vec()));
-        self.note(name, Some(value), Change::Add(name.to_vec(), value.to_vec()));
+        let (name_at, value_at) = self.push(name, value);
+        self.note(name, Some(value), Change::Add(name_at, value_at));
     }
 
     pub(crate) fn set(&mut self, name: &[u8], value: &[u8]) {
-        let mut place = Some(value);
+        let (name_at, value_at) = (self.write(name), self.write(value));
+        let mut place = Some(value_at);
         // In the place of the first one, as ATS does it.
-        self.fields.retain_mut(|(field, old)| {
-            if !field.eq_ignore_ascii_case(name) {
-                return true;
-            }
-            let Some(value) = place.take() else { return false };
-            *old = value.to_vec();
-            true
+        self.retain_mut(name, |old| {
+            place.take().is_some_and(|value| {
+                *old = value;
+                true
+            })
         });
-        if place.is_some() {
-            self.fields.push((name.to_vec(), value.to_vec()));
+        if let Some(value) = place {
+            self.fields.push((name_at, value));
         }
-        self.note(name, Some(value), Change::Set(name.to_vec(), value.to_vec()));
+        self.note(name, Some(value), Change::Set(name_at, value_at));
     }
 
     pub(crate) fn remove(&mut self, name: &[u8]) {
-        self.fields.retain(|(field, _)| !field.eq_ignore_ascii_case(name));
-        self.note(name, None, Change::Remove(name.to_vec()));
+        let name_at = self.write(name);
+        self.retain_mut(name, |_| false);
+        self.note(name, None, Change::Remove(name_at));
+    }
+
+    /// Keeps of the fields of this name those whose value `keep` wants to.
+    fn retain_mut(&mut self, name: &[u8], mut keep: impl FnMut(&mut Span) -> bool) {
+        let text = &self.text;
+        self.fields.retain_mut(|(field, value)| !text[field.at..field.end].eq_ignore_ascii_case(name) || keep(value));
     }
 
     pub(crate) fn clear(&mut self) {
-        while let Some((name, _)) = self.fields.first() {
-            let name = name.clone();
+        while let Some((name, _)) = self.fields.first().copied() {
+            let name = self.get(name).to_vec();
             self.remove(&name);
         }
     }
@@ -109,9 +172,9 @@ impl Overlay {
         let mut result = Ok(());
         for change in &self.changes {
             let done = match change {
-                Change::Add(name, value) => head.append(name, value),
-                Change::Set(name, value) => head.set(name, value),
-                Change::Remove(name) => head.remove(name).map(drop),
+                Change::Add(name, value) => head.append(self.get(*name), self.get(*value)),
+                Change::Set(name, value) => head.set(self.get(*name), self.get(*value)),
+                Change::Remove(name) => head.remove(self.get(*name)).map(drop),
                 Change::Status(status) => {
                     head.set_status(*status).and_then(|()| head.set_reason(reason_lookup(*status)))
                 }
@@ -119,5 +182,18 @@ impl Overlay {
             result = result.and(done);
         }
         result
+    }
+}
+
+/// A number's digits.
+fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return &digits[at..];
+        }
     }
 }

@@ -16,12 +16,15 @@ ats-bench: what a transaction costs on a real traffic_server, with no plugin, wi
   --baseline        compares instructions with tests/bench/instructions.txt, and fails at 3 % more; nothing else
   --write-baseline  counts them and writes that file
   --only KEY,...    these variants alone, and no plugin, which all are compared with; and these parts: `latency` at
-                    fixed rates, `http2`, `shared` points of threads, large `bodies`, `callouts`
+                    fixed rates, `http2`, `shared` points of threads, large `bodies`, `callouts`, `rewrite` of bodies,
+                    `scale`: many rules, modules and threads. The last is left out where nothing is named or written
   --latency N       how many rounds of latencies (4) after each of two starts
   --http2 N         how many rounds of HTTP/2 (5) after each of two starts
   --shared N        how many rounds of the points that threads share (5)
   --bodies N        how many rounds of large bodies (5)
   --callouts N      how many rounds of callouts (6); every third measures memory, too
+  --rewrite N       how many rounds of rewritten bodies (3); with --callgrind, their instructions
+  --scale N         how many rounds of starts with many rules, modules and threads (1)
   --memcheck[=N]    nothing of this, but N transactions (300) under valgrind's memcheck; fails at what it finds with the
                     plugin and not without
   --starts N        how often all servers are started afresh (2)
@@ -31,7 +34,7 @@ ats-bench: what a transaction costs on a real traffic_server, with no plugin, wi
                     plots beside it; counts instructions, too, unless --quick or --only is said";
 
 /// The names on the command line of what is no variant, in the order of [`Args::parts`].
-const PARTS: [&str; 5] = ["latency", "http2", "shared", "bodies", "callouts"];
+const PARTS: [&str; 7] = ["latency", "http2", "shared", "bodies", "callouts", "rewrite", "scale"];
 
 /// What was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +61,12 @@ pub(crate) struct Args {
     pub(crate) bodies: usize,
     /// Rounds of callouts.
     pub(crate) callouts: usize,
+    /// Rounds of rewritten bodies.
+    pub(crate) rewrite: usize,
+    /// Their instructions are counted.
+    pub(crate) rewrite_counts: bool,
+    /// Rounds of starts with many rules, modules and threads.
+    pub(crate) scale: usize,
     pub(crate) write: Option<PathBuf>,
 }
 
@@ -73,7 +82,15 @@ pub(crate) enum Baseline {
 impl Args {
     /// Rounds of what is no variant.
     fn parts(&mut self) -> [&mut usize; PARTS.len()] {
-        [&mut self.latency, &mut self.http2, &mut self.shared, &mut self.bodies, &mut self.callouts]
+        [
+            &mut self.latency,
+            &mut self.http2,
+            &mut self.shared,
+            &mut self.bodies,
+            &mut self.callouts,
+            &mut self.rewrite,
+            &mut self.scale,
+        ]
     }
 
     /// Whether it shall take little time.
@@ -101,6 +118,9 @@ impl Args {
             shared: 5,
             bodies: 5,
             callouts: 6,
+            rewrite: 3,
+            rewrite_counts: false,
+            scale: 1,
             write: None,
         };
         let mut no_rounds = false;
@@ -124,6 +144,8 @@ impl Args {
                     | "--shared"
                     | "--bodies"
                     | "--callouts"
+                    | "--rewrite"
+                    | "--scale"
             );
             // A file may be named behind `--write`, and need not be.
             let file = name == "--write" && words.peek().is_some_and(|word| !word.starts_with("--"));
@@ -155,6 +177,8 @@ impl Args {
                 "--shared" => args.shared = number()? as usize,
                 "--bodies" => args.bodies = number()? as usize,
                 "--callouts" => args.callouts = number()? as usize,
+                "--rewrite" => args.rewrite = number()? as usize,
+                "--scale" => args.scale = number()? as usize,
                 "--write" => {
                     let file = value.map_or_else(|| artifacts::repository("docs/performance.md"), PathBuf::from);
                     args.write = Some(file);
@@ -164,19 +188,23 @@ impl Args {
         }
         if args.quick {
             (args.starts, args.rounds, args.seconds) = (1, 2, 1);
-            for (rounds, few) in args.parts().into_iter().zip([2, 2, 1, 1, 0]) {
+            for (rounds, few) in args.parts().into_iter().zip([2, 2, 1, 1, 0, 0, 0]) {
                 *rounds = few;
             }
         }
         if args.write.is_some() && !args.quick && args.only.is_empty() && args.callgrind == 0 {
             args.callgrind = 1000;
         }
-        if !args.only.is_empty() {
+        if args.only.is_empty() {
+            args.scale = if args.write.is_some() { args.scale } else { 0 };
+            args.rewrite_counts = args.rewrite > 0 && args.callgrind > 0;
+        } else {
             let named: Vec<bool> = PARTS.iter().map(|part| args.only.iter().any(|key| key == part)).collect();
             args.only.retain(|key| !PARTS.contains(&key.as_str()));
             for (rounds, named) in args.parts().into_iter().zip(named) {
-                *rounds = if named { *rounds } else { 0 };
+                *rounds = if named { (*rounds).max(1) } else { 0 };
             }
+            args.rewrite_counts = args.rewrite > 0 && args.callgrind > 0;
             if args.only.is_empty() {
                 (args.starts, args.callgrind) = (0, 0);
             }
@@ -184,6 +212,7 @@ impl Args {
         if no_rounds || args.baseline.is_some() {
             args.starts = 0;
             args.parts().into_iter().for_each(|rounds| *rounds = 0);
+            args.rewrite_counts = false;
             args.callgrind = if args.callgrind == 0 { 1000 } else { args.callgrind };
         }
         if args.baseline.is_some() && !args.only.is_empty() {
@@ -223,14 +252,18 @@ mod tests {
             let rounds = args.parts().map(|rounds| *rounds);
             (args.starts > 0, args.callgrind > 0, rounds)
         };
-        assert_eq!(parts("--check"), (true, false, [4, 5, 5, 5, 6]));
-        assert_eq!(parts("--only bodies --check --callgrind"), (false, false, [0, 0, 0, 5, 0]));
-        assert_eq!(parts("--only callouts --check"), (false, false, [0, 0, 0, 0, 6]));
-        assert_eq!(parts("--only latency,http2 --latency 2"), (false, false, [2, 5, 0, 0, 0]));
-        assert_eq!(parts("--only lua,bodies --bodies 9"), (true, false, [0, 0, 0, 9, 0]));
-        assert_eq!(parts("--only lua"), (true, false, [0; 5]));
-        assert_eq!(parts("--no-rounds"), (false, true, [0; 5]));
-        assert_eq!(parts("--callgrind --baseline --check"), (false, true, [0; 5]));
+        assert_eq!(parts("--check"), (true, false, [4, 5, 5, 5, 6, 3, 0]));
+        assert_eq!(parts("--only bodies --check --callgrind"), (false, false, [0, 0, 0, 5, 0, 0, 0]));
+        assert_eq!(parts("--only callouts --check"), (false, false, [0, 0, 0, 0, 6, 0, 0]));
+        assert_eq!(parts("--only latency,http2 --latency 2"), (false, false, [2, 5, 0, 0, 0, 0, 0]));
+        assert_eq!(parts("--only lua,bodies --bodies 9"), (true, false, [0, 0, 0, 9, 0, 0, 0]));
+        assert_eq!(parts("--only rewrite,scale --quick --scale 2"), (false, false, [0, 0, 0, 0, 0, 1, 1]));
+        assert_eq!(parts("--write a.md"), (true, true, [4, 5, 5, 5, 6, 3, 1]));
+        assert!(parse("--only rewrite --callgrind").unwrap().unwrap().rewrite_counts);
+        assert!(!parse("--only bodies --callgrind").unwrap().unwrap().rewrite_counts);
+        assert_eq!(parts("--only lua"), (true, false, [0; 7]));
+        assert_eq!(parts("--no-rounds"), (false, true, [0; 7]));
+        assert_eq!(parts("--callgrind --baseline --check"), (false, true, [0; 7]));
         assert_eq!(parse("--write-baseline").unwrap().unwrap().baseline, Some(Baseline::Write));
         assert!(parse("--quick").unwrap().unwrap().is_short());
     }

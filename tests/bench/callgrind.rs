@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use wasm_remap_tests::harness::install;
-use wasm_remap_tests::{Origin, TrafficServer, load, wait_until};
+use wasm_remap_tests::{Builder, Origin, TrafficServer, load, wait_until};
 
-use crate::sites;
 use crate::stats::Spread;
 use crate::variants::Variant;
+use crate::{native, sites};
 pub(crate) use profile::{Function, Profile};
 
 /// Parts of a variant's run; the middle one is shown.
@@ -51,44 +51,85 @@ pub(crate) fn run(variants: &[Variant], requests: u64) -> Vec<Counted> {
 }
 
 fn count(variant: &Variant, origin: &Origin, valgrind: &Path, requests: u64) -> Counted {
-    let dir = directory();
-    let path = dir.path().display();
-    let server = variant
-        .site
-        .builder(origin)
-        .under([
-            valgrind.display().to_string(),
-            "--tool=callgrind".to_owned(),
-            "--quiet".to_owned(),
-            "--instr-atstart=no".to_owned(),
-            "--separate-threads=yes".to_owned(),
-            "--dump-line=no".to_owned(),
-            format!("--callgrind-out-file={path}/out"),
-            format!("--vgdb-prefix={path}/vgdb"),
-        ])
-        .patience(Duration::from_secs(300))
-        .start();
-    open_to_all(dir.path());
+    let (builder, mut session) = Session::prepare_with(valgrind, variant.site.builder(origin));
+    let server = builder.start();
+    session.attach();
     variant.prove(&server, origin);
     let send = |count| {
         let report = load::requests(server.port(), variant.request().as_bytes(), count, 1, &[variant.status()]);
         assert_eq!(report.errors.total(), 0, "{}: {:?}", variant.title, report.errors);
     };
     send(WARM_UP);
-    tell(&server, dir.path(), "instrumentation on");
+    session.on(&server);
     send(WARM_UP);
-    let mut parts: Vec<Profile> = Vec::new();
-    for part in 1..=PARTS {
-        tell(&server, dir.path(), "zero");
-        send(requests);
-        tell(&server, dir.path(), "dump");
-        parts.push(wait_until(Duration::from_secs(60), "callgrind's dump", || read(dir.path(), part, requests)));
-    }
-    tell(&server, dir.path(), "instrumentation off");
+    let mut parts: Vec<Profile> = (0..PARTS).map(|_| session.count(&server, requests, || send(requests))).collect();
+    session.off(&server);
     server.shutdown();
     let total = Spread::of(parts.iter().map(Profile::total));
     parts.sort_by(|a, b| a.total().total_cmp(&b.total()));
     Counted { total, profile: parts.swap_remove(parts.len() / 2) }
+}
+
+/// One server under callgrind.
+#[derive(Debug)]
+pub(crate) struct Session {
+    dir: TempDir,
+    /// Dumps so far.
+    parts: u64,
+}
+
+impl Session {
+    /// Has the server that is to be built run under callgrind, which counts nothing yet.
+    pub(crate) fn prepare(builder: Builder) -> (Builder, Session) {
+        Session::prepare_with(&install::tool("valgrind", "valgrind"), builder)
+    }
+
+    fn prepare_with(valgrind: &Path, builder: Builder) -> (Builder, Session) {
+        let dir = directory();
+        let shim = dir.path().join("no_auxv");
+        fs::write(&shim, native::compile("no_auxv", &[])).expect("the directory is ours");
+        fs::set_permissions(&shim, fs::Permissions::from_mode(0o755)).expect("the file is ours");
+        let path = dir.path().display();
+        let builder = builder
+            .under([
+                shim.display().to_string(),
+                valgrind.display().to_string(),
+                "--tool=callgrind".to_owned(),
+                "--quiet".to_owned(),
+                "--instr-atstart=no".to_owned(),
+                "--separate-threads=yes".to_owned(),
+                "--dump-line=no".to_owned(),
+                format!("--callgrind-out-file={path}/out"),
+                format!("--vgdb-prefix={path}/vgdb"),
+            ])
+            .patience(Duration::from_secs(300));
+        (builder, Session { dir, parts: 0 })
+    }
+
+    /// Once the server has started.
+    pub(crate) fn attach(&self) {
+        open_to_all(self.dir.path());
+    }
+
+    /// Begins to count.
+    pub(crate) fn on(&self, server: &TrafficServer) {
+        tell(server, self.dir.path(), "instrumentation on");
+    }
+
+    /// Ends it.
+    pub(crate) fn off(&self, server: &TrafficServer) {
+        tell(server, self.dir.path(), "instrumentation off");
+    }
+
+    /// What each of these requests takes.
+    pub(crate) fn count(&mut self, server: &TrafficServer, requests: u64, send: impl FnOnce()) -> Profile {
+        let dir = self.dir.path();
+        self.parts += 1;
+        tell(server, dir, "zero");
+        send();
+        tell(server, dir, "dump");
+        wait_until(Duration::from_secs(60), "callgrind's dump", || read(dir, self.parts, requests))
+    }
 }
 
 /// Callgrind writes as the user that the server becomes.

@@ -6,7 +6,7 @@
 //!
 //! What is measured stands in [`sites`] and [`variants`], how in [`rounds`], [`latency`], [`http2`] and [`callgrind`]; large
 //! bodies are in [`bodies`], filters that wait for others in [`callouts`], what threads share in [`shared_points`]. The bars
-//! are in [`bars`].
+//! are in [`bars`]. Bodies that are rewritten are in [`rewrite`], many rules, modules and threads in [`scale`].
 
 mod args;
 mod bars;
@@ -23,7 +23,9 @@ mod native;
 mod pace;
 mod plot;
 mod report;
+mod rewrite;
 mod rounds;
+mod scale;
 mod shared_points;
 mod sites;
 mod stats;
@@ -108,6 +110,21 @@ fn measure(args: &Args, machine: &Machine) -> io::Result<Vec<Verdict>> {
         let measured = callouts::run(args.callouts);
         show(args, report::CALLOUTS, &callouts::markdown(machine, &measured))?;
         verdicts.push(callouts::check(&measured).into());
+    }
+    if args.rewrite > 0 {
+        let few = args.is_short() || args.write.is_none();
+        let timed = rewrite::run(args.rewrite, few, machine);
+        let counted = if args.rewrite_counts { rewrite::count() } else { Vec::new() };
+        show(args, report::REWRITE, &rewrite::markdown(machine, &timed, &counted))?;
+        plots(args, |folder| rewrite::plot(folder, &timed))?;
+        verdicts.push(rewrite::check(&timed).into());
+    }
+    if args.scale > 0 {
+        machine::unpin_self(machine);
+        let measured = scale::run(args.scale, machine);
+        show(args, report::SCALE, &scale::markdown(machine, &measured))?;
+        plots(args, |folder| scale::draw(&measured, folder))?;
+        verdicts.push(scale::check(&measured).into());
     }
     // Last of what is timed: it wants all processors, and this process keeps to one by now.
     if args.shared > 0 {

@@ -16,6 +16,7 @@ pub(crate) const HTTP2: &str = "ats-bench http2";
 pub(crate) const LARGE: &str = "ats-bench bodies";
 pub(crate) const CALLOUTS: &str = "ats-bench callouts";
 pub(crate) const SHARED: &str = "ats-bench shared";
+pub(crate) const REWRITE: &str = "ats-bench rewrite";
 pub(crate) const SCALE: &str = "ats-bench scale";
 
 /// What a reader must know of the machine, and what is missing on it.

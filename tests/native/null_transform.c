@@ -2,7 +2,9 @@
  * costs in Traffic Server. In the manner of its example of that name.
  *
  * Parameter `length`: the output is said to have the input's length, where that is known; else the response goes out
- * in chunks, as the example's does.
+ * in chunks, as the example's does. The cache keeps what the origin sent.
+ *
+ * upper_transform.c includes this, and has another PASS.
  */
 #include <stdint.h>
 #include <string.h>
@@ -17,6 +19,16 @@ typedef struct {
     TSIOBuffer buffer;
     int length;
 } Body;
+
+#ifndef PASS
+/* Passes the first bytes of a buffer on, and leaves them there. */
+static void
+by_reference(TSIOBuffer output, TSIOBufferReader reader, int64_t size)
+{
+    TSIOBufferCopy(output, reader, size, 0);
+}
+#define PASS by_reference
+#endif
 
 static void
 move(TSCont transform)
@@ -44,7 +56,7 @@ move(TSCont transform)
             size = TSVIONTodoGet(input);
         }
         if (size > 0) {
-            TSIOBufferCopy(body->buffer, reader, size, 0);
+            PASS(body->buffer, reader, size);
             TSIOBufferReaderConsume(reader, size);
             TSVIONDoneSet(input, TSVIONDoneGet(input) + size);
         }
@@ -126,5 +138,7 @@ TSRemapDoRemap(void *instance, TSHttpTxn txn, TSRemapRequestInfo *request)
     *body = (Body){.length = *(const int *)instance};
     TSContDataSet(transform, body);
     TSHttpTxnHookAdd(txn, TS_HTTP_RESPONSE_TRANSFORM_HOOK, transform);
+    TSHttpTxnUntransformedRespCache(txn, 1);
+    TSHttpTxnTransformedRespCache(txn, 0);
     return TSREMAP_NO_REMAP;
 }

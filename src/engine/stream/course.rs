@@ -352,13 +352,7 @@ impl Course {
     }
 
     /// What a callback for headers means for the stream; `None` is the next filter's turn.
-    fn settle(
-        &mut self,
-        chain: &Chain,
-        at: usize,
-        side: Side,
-        outcome: Result<Action, Error>,
-    ) -> Option<Verdict> {
+    fn settle(&mut self, chain: &Chain, at: usize, side: Side, outcome: Result<Action, Error>) -> Option<Verdict> {
         let action = match outcome {
             Ok(action) => action,
             Err(error) => return self.fail(chain, at, &error),

@@ -4,6 +4,7 @@
 
 mod cases;
 mod early;
+mod lengths;
 mod limits;
 mod table;
 

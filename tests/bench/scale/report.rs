@@ -179,15 +179,14 @@ fn requests(measured: &Measured) -> String {
     out
 }
 
-/// Draws the plots, beside the file that the tables are in.
+/// Draws the plots into a folder.
 ///
 /// # Errors
 /// A file cannot be written.
-pub(crate) fn draw(measured: &Measured, beside: &Path) -> io::Result<()> {
-    let folder = beside.parent().unwrap_or(Path::new(".")).join("plots");
+pub(crate) fn draw(measured: &Measured, folder: &Path) -> io::Result<()> {
     let series = |name: &str, figure: &dyn Fn(&Pair) -> f64| {
         let point = |(at, &rules): (usize, &usize)| {
-            let Spread { median, min, max } = measured.spread(|round| figure(&round.rules[at]));
+            let Spread { median, min, max, .. } = measured.spread(|round| figure(&round.rules[at]));
             Point { x: rules as f64, y: median, least: min, greatest: max }
         };
         Series { name: name.to_owned(), points: RULES.iter().enumerate().map(point).collect() }
