@@ -322,7 +322,7 @@ mod tests {
         fake_ats::on_event_thread();
         // SAFETY: a live fake.
         let txn = unsafe { Txn::from_raw(fake.raw()) }.expect("not null");
-        Prepared::new(|| script).ok().expect("an event thread").attach(txn, hooks)
+        Prepared::new(|| script).unwrap_or_else(|_| panic!("no event thread")).attach(txn, hooks)
     }
 
     fn kept() -> usize {
@@ -386,7 +386,7 @@ mod tests {
         }
         conts.dedup();
         assert_eq!(conts.len(), 1);
-        drop(Prepared::new(Script::default).ok().expect("an event thread"));
+        drop(Prepared::new(Script::default).unwrap_or_else(|_| panic!("no event thread")));
         assert_eq!(kept(), 1, "also what was never attached");
     }
 

@@ -319,7 +319,7 @@ fn number(value: f64) -> String {
         _ => (value, ""),
     };
     let decimals = match scaled.abs() {
-        size if size >= 99.95 || size < 5e-7 => 0,
+        size if !(5e-7..99.95).contains(&size) => 0,
         size if size >= 9.995 => 1,
         size if size >= 0.9995 => 2,
         _ => 3,

@@ -142,7 +142,7 @@ pub(crate) fn origin() -> Origin {
     origin.route(WHO, |request: &Request| {
         let header = |name| request.header(name).unwrap_or_default();
         let reply = Reply::new(200).header("Cache-Control", "no-store");
-        reply.header(CLIENT_SEEN, &header("x-api-client")).header(KEY_SEEN, &header("x-api-key"))
+        reply.header(CLIENT_SEEN, header("x-api-client")).header(KEY_SEEN, header("x-api-key"))
     });
     origin
 }

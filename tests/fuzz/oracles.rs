@@ -13,7 +13,8 @@ pub(crate) fn pairs(bytes: &[u8]) {
     assert!(pairs.len() <= limits.pairs && bytes.len() <= limits.bytes);
     let mut again = Vec::new();
     encode(pairs.iter().copied(), &mut again).expect("what was read can be written");
-    assert_eq!(decode(&again, limits).expect("what was written can be read"), pairs);
+    let read = decode(&again, limits).expect("what was written can be read");
+    assert_eq!(read[..], pairs[..]);
     // The encoding has one spelling, but for that of the empty map.
     assert!(pairs.is_empty() || again == bytes);
 }

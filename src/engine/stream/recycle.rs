@@ -13,6 +13,8 @@ use crate::matching::Participants;
 const KEPT: usize = 256;
 
 thread_local! {
+    // Boxed: a stream takes one as it is, and gives it back so.
+    #[allow(clippy::vec_box, reason = "see above")]
     static OVER: RefCell<Vec<Box<Course>>> = const { RefCell::new(Vec::new()) };
 }
 

@@ -34,7 +34,7 @@ fn what_has_come_as_a_whole_goes_out_with_its_length() {
             if len <= 1024 * KIB {
                 let right = expected.len().to_string();
                 assert_eq!(length.as_deref(), Some(right.as_str()), "{operation}, {len} bytes");
-            } else if expected.len() > 0 {
+            } else if !expected.is_empty() {
                 // Of nothing, the length is known when all of it has come.
                 assert_eq!(length.as_deref(), None, "{operation}, {len} bytes");
             }

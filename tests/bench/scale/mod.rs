@@ -217,9 +217,11 @@ impl Bench {
     }
 
     fn round(&self) -> Round {
-        let mut round = Round::default();
-        round.rules = RULES.iter().map(|&rules| self.pair(Wanted::rules(rules))).collect();
-        round.modules = MODULES.iter().map(|&modules| self.pair(Wanted { modules, ..Wanted::rules(SOME) })).collect();
+        let mut round = Round {
+            rules: RULES.iter().map(|&rules| self.pair(Wanted::rules(rules))).collect(),
+            modules: MODULES.iter().map(|&modules| self.pair(Wanted { modules, ..Wanted::rules(SOME) })).collect(),
+            ..Round::default()
+        };
         for threads in THREADS {
             let wanted = Wanted { threads, ..Wanted::rules(SOME) };
             round.threads.push(self.pair(wanted));
