@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use engine::observe::Value;
 use engine::testing::{SharedTransaction, Transaction};
 use engine::{At, Chain, FailurePolicy, Runtime, Stream, Verdict};
-use support::{Bench, request};
+use support::{Bench, request, within};
 
 /// Traps in a request's headers if the request has the field `x-bad`.
 const SOMETIMES: &str = r#"
@@ -61,17 +61,6 @@ fn metric(runtime: &Runtime, name: &str) -> u64 {
 
 fn total(runtime: &Runtime, name: &str) -> u64 {
     runtime.totals().into_iter().find(|total| total.name == name).unwrap_or_else(|| panic!("{name}")).value
-}
-
-fn within<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(20);
-    loop {
-        if let Some(value) = condition() {
-            return value;
-        }
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 #[test]

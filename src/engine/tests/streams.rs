@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use engine::abi::Callback;
 use engine::testing::Transaction;
 use engine::{At, FailurePolicy, Stream, Verdict};
-use support::{Bench, request};
+use support::{Bench, request, within};
 
 const ADD: &str = r#"(import "env" "proxy_add_header_map_value" (func $add (param i32 i32 i32 i32 i32) (result i32)))"#;
 const STREAMS: &str = r#"
@@ -297,9 +297,12 @@ fn equal_filters_share_a_plugin_context_and_other_configurations_do_not() {
     drop(again);
     assert_eq!(bench.runtime.counters().roots_deleted, 2);
     drop(two);
-    let counters = bench.runtime.counters();
-    assert_eq!((counters.roots_created, counters.roots_deleted), (4, 4));
-    assert_eq!((counters.vms_built, counters.vms_dropped), (2, 2));
+    // The rebuilder may just look whether the VM in which configurations are tried is still needed.
+    within("nothing is left", || {
+        let counters = bench.runtime.counters();
+        let roots = (counters.roots_created, counters.roots_deleted);
+        (roots == (4, 4) && (counters.vms_built, counters.vms_dropped) == (2, 2)).then_some(())
+    });
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use engine::testing::{SharedTransaction, Transaction};
 use engine::{Chain, Compiler, Error, Options, Runtime, Stream, config};
@@ -18,6 +19,18 @@ pub(crate) const PRELUDE: &str = r#"
     (global.set $heap (i32.add (global.get $heap) (i32.and (i32.add (local.get 0) (i32.const 7)) (i32.const -8))))
     (local.get $at))
 "#;
+
+/// Waits until the condition holds.
+pub(crate) fn within<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
 
 /// A runtime with `slots` slots, and a directory for modules and filter files.
 pub(crate) struct Bench {
