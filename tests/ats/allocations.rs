@@ -68,11 +68,21 @@ fn a_transaction_allocates_nothing() {
     };
     let mut growths = Vec::new();
     for (host, status) in HOSTS {
-        let before = send(host, status, WARM_UP);
+        let mut before = send(host, status, WARM_UP);
         assert!(before > 0, "the plugin counts: it has warmed up");
-        let after = send(host, status, REQUESTS);
-        println!("{host}: {} allocations in {REQUESTS} transactions", after - before);
-        growths.push((host, after - before));
+        // What is made once in a process, as by a thread that waits for another for the first time, may come at any time; what
+        // a transaction allocates comes again, also one in a thousand of them.
+        let mut growth = i64::MAX;
+        for _ in 0..3 {
+            let after = send(host, status, REQUESTS);
+            growth = after - before;
+            before = after;
+            println!("{host}: {growth} allocations in {REQUESTS} transactions");
+            if growth == 0 {
+                break;
+            }
+        }
+        growths.push((host, growth));
     }
     assert!(growths.iter().all(|(_, growth)| *growth == 0), "allocations in {REQUESTS} transactions: {growths:?}");
 }
