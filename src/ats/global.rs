@@ -1,7 +1,9 @@
-//! Pointers that belong to the whole process, found by name: how copies of one plugin, which share no statics, meet.
+//! Pointers and numbers that belong to the whole process, found by name: how copies of one plugin, which share no statics,
+//! meet.
 
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ats_sys::{TS_USER_ARGS_GLB, TSUserArgGet, TSUserArgIndexReserve, TSUserArgSet};
 
@@ -40,9 +42,52 @@ impl GlobalArg {
     }
 }
 
+/// A number that belongs to the whole process, zero at first. Copies find it behind a [`GlobalArg`]; it stays as long as the
+/// process does.
+#[derive(Debug, Clone, Copy)]
+pub struct GlobalNumber(&'static AtomicUsize);
+
+impl GlobalNumber {
+    /// The number of this name, made if there is none. As for [`GlobalArg::reserve`], on one thread at a time.
+    ///
+    /// # Errors
+    /// All slots are taken.
+    pub fn find_or_create(name: &CStr, description: &CStr) -> Result<Self> {
+        let slot = GlobalArg::reserve(name, description)?;
+        if let Some(known) = slot.get() {
+            // SAFETY: slots of numbers' names are set here alone, to an atomic number that is never freed. Another version of
+            // this plugin does the same.
+            return Ok(Self(unsafe { known.cast().as_ref() }));
+        }
+        let number: &'static AtomicUsize = Box::leak(Box::default());
+        slot.set(NonNull::from(number).cast());
+        Ok(Self(number))
+    }
+
+    /// Any thread.
+    #[must_use]
+    pub fn get(self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Any thread.
+    pub fn set(self, value: usize) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_is_one_for_all_who_know_its_name() {
+        let number = GlobalNumber::find_or_create(c"a number", c"").expect("a slot");
+        assert_eq!(number.get(), 0);
+        number.set(7);
+        assert_eq!(GlobalNumber::find_or_create(c"a number", c"").expect("a slot").get(), 7);
+        assert_eq!(GlobalNumber::find_or_create(c"another number", c"").expect("a slot").get(), 0);
+    }
 
     #[test]
     fn a_pointer_is_found_by_its_name() {

@@ -194,7 +194,11 @@ pub(crate) fn after_reload(status: ats::sys::TSRemapReloadStatus) {
     crate::fault::inject("TSRemapPostConfigReload");
     let process = get();
     let taken = status != ats::sys::TSREMAP_CONFIG_RELOAD_FAILURE;
-    registry::end_pass(taken, status == ats::sys::TSREMAP_CONFIG_RELOAD_SUCCESS_PLUGIN_USED);
+    let used = status == ats::sys::TSREMAP_CONFIG_RELOAD_SUCCESS_PLUGIN_USED;
+    registry::end_pass(taken, used);
+    if used {
+        stats::take();
+    }
     if taken {
         process.serving.store(true, Ordering::Relaxed);
     } else if process.serving.load(Ordering::Relaxed) {

@@ -5,9 +5,11 @@
 //! filter, is served by [`crate::metrics_endpoint`] alone; here are totals, and what filters define as far as it goes.
 
 use std::collections::HashMap;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use ats::global::GlobalNumber;
 use ats::stats::Stat;
 use engine::observe::{Defined, DefinedValue, Total};
 use parking_lot::Mutex;
@@ -24,18 +26,18 @@ const MAX_STATS: usize = 1_000;
 /// Statistics that ATS has no room for.
 static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
 
+/// Whose the statistics are: the address of [`EXPORTED`] in the copy whose configuration was taken last. After an upgrade in
+/// place two copies of this plugin live in one process, with the same statistics, and the old one must not come back with its
+/// numbers. Not set if ATS has no slot for it: then a copy writes while it has rules.
+static OWNER: OnceLock<GlobalNumber> = OnceLock::new();
+
 /// What stands in ATS's statistics.
-///
-/// After an upgrade in place two copies of this plugin live in one process, with the same statistics. So a copy writes
-/// while it has rules, and once more when something changed after that; the statistics then are the new copy's.
 #[derive(Default)]
 struct Exported {
     /// By name, without prefix; `None` is left out.
     stats: HashMap<String, Option<Stat>>,
     /// ATS has no room for more.
     full: bool,
-    /// What was written last.
-    written: Vec<i64>,
 }
 
 /// From [`start`] on.
@@ -126,20 +128,16 @@ impl Exported {
     }
 
     /// Brings the statistics up to date.
-    fn write(&mut self, serving: bool) {
+    fn write(&mut self) {
         let defined = defined();
         // First of all, so that what is left out is counted among the totals.
         let mut stats: Vec<_> = defined.iter().map(|(name, value)| (self.stat(name), *value)).collect();
         let totals = totals();
         stats.extend(totals.iter().map(|total| (self.stat(total.name), whole(total.value))));
-        let values: Vec<_> = stats.iter().map(|&(_, value)| value).collect();
-        if serving || values != self.written {
-            stats.iter().for_each(|(stat, value)| {
-                if let Some(stat) = stat {
-                    stat.set(*value);
-                }
-            });
-            self.written = values;
+        for (stat, value) in stats {
+            if let Some(stat) = stat {
+                stat.set(value);
+            }
         }
     }
 }
@@ -152,6 +150,24 @@ pub(crate) fn start() {
         exported.stat(total.name);
     }
     *EXPORTED.lock() = Some(exported);
+    match GlobalNumber::find_or_create(c"wasm_remap.statistics", c"which copy of wasm_remap writes the statistics") {
+        Ok(owner) => _ = OWNER.set(owner),
+        Err(error) => {
+            log::warn!("two copies of this plugin, after an upgrade in place, may mix their statistics: {error}")
+        }
+    }
+}
+
+/// What tells this copy from others.
+fn own() -> usize {
+    (&raw const EXPORTED).addr()
+}
+
+/// The configuration that was taken is this copy's, and so are the statistics from now on.
+pub(crate) fn take() {
+    if let Some(owner) = OWNER.get() {
+        owner.set(own());
+    }
 }
 
 /// Brings the statistics up to date; to be called every [`PERIOD`], from a thread that carries no traffic.
@@ -159,9 +175,14 @@ pub(crate) fn start() {
 /// None of ATS's own: while it starts, ET_TASK is announced before it has threads, and an event that is scheduled in
 /// between ends the process. Rules whose modules take a second to compile meet that moment.
 pub(crate) fn export() {
-    let process = process::get();
-    let serving = process.rules_created.load(Ordering::Relaxed) > process.rules_deleted.load(Ordering::Relaxed);
+    let serving = || {
+        let process = process::get();
+        process.rules_created.load(Ordering::Relaxed) > process.rules_deleted.load(Ordering::Relaxed)
+    };
+    if !OWNER.get().map_or_else(serving, |owner| owner.get() == own()) {
+        return;
+    }
     if let Some(exported) = &mut *EXPORTED.lock() {
-        exported.write(serving);
+        exported.write();
     }
 }

@@ -64,11 +64,7 @@ pub(crate) fn run(starts: usize, rounds: usize, turn: Duration, machine: &Machin
             .variants
             .iter()
             .map(|variant| {
-                let server = variant.site.builder_tls(&origin).start();
-                if machine.pins() {
-                    machine::pin_server(&server);
-                }
-                variant.prove(&server, &origin);
+                let server = variant.start(variant.site.builder_tls(&origin), &origin, machine);
                 prove(variant, &server);
                 ask(variant, &server, Duration::from_millis(200));
                 server

@@ -78,11 +78,7 @@ pub(crate) fn run(starts: usize, rounds: usize, turn: Duration, machine: &Machin
             .variants
             .iter()
             .map(|variant| {
-                let server = variant.site.builder(&origin).start();
-                if machine.pins() {
-                    machine::pin_server(&server);
-                }
-                variant.prove(&server, &origin);
+                let server = variant.start(variant.site.builder(&origin), &origin, machine);
                 ask(variant, &server, Pace::Peak, Duration::from_millis(200));
                 server
             })

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use wasm_remap_tests::harness::install::Install;
-use wasm_remap_tests::{Client, Origin, Response, TrafficServer};
+use wasm_remap_tests::{Builder, Client, Origin, Response, TrafficServer};
 
+use crate::machine::{self, Machine};
 use crate::sites::{BARE, CLIENT_SEEN, FIELD, FRESH, KEY_SEEN, MISSING, OBJECT, Site, WHO, WORK, Work};
 
 /// How often a variant has a turn.
@@ -193,6 +194,16 @@ impl Variant {
     /// Whether the plugin is on its rule.
     pub(crate) fn is_ours(&self) -> bool {
         self.host == WORK && self.site.is_ours()
+    }
+
+    /// Starts a server, on the processors that are for servers, and proves that it does this work.
+    pub(crate) fn start(&self, server: Builder, origin: &Origin, machine: &Machine) -> TrafficServer {
+        let server = server.start();
+        if machine.pins() {
+            machine::pin_server(&server);
+        }
+        self.prove(&server, origin);
+        server
     }
 
     /// Makes sure that the plugin does its work, and that the cache answers, or the origin, as it should.

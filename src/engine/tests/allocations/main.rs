@@ -6,17 +6,13 @@
 #[path = "../../benches/costs/cases/mod.rs"]
 #[allow(dead_code, reason = "the benchmark uses the rest of it")]
 mod cases;
+#[allow(dead_code, reason = "the test of the heap uses the rest of it")]
 mod counting;
-
-use std::sync::Mutex;
 
 use cases::guests::Bed;
 use cases::transactions::ISOLATED;
 use cases::{Case, Group, Run, host, transactions};
 use counting::Count;
-
-/// Tests go one after the other: what other threads hold is looked at, too.
-static ALONE: Mutex<()> = Mutex::new(());
 
 #[global_allocator]
 static ALLOCATOR: counting::Counting = counting::Counting;
@@ -52,7 +48,6 @@ const KNOWN: &[(&str, u64)] = &[
 
 #[test]
 fn nothing_is_allocated_for_a_transaction() {
-    let _alone = ALONE.lock();
     let bed = Bed::new(1);
     let mut wrong = Vec::new();
     let mut all = cases::all();
@@ -92,21 +87,4 @@ fn sdk_calls() -> Case {
             }
         }
     })
-}
-
-#[test]
-fn the_heap_does_not_grow_over_a_million_transactions() {
-    let _alone = ALONE.lock();
-    let runs = std::env::var("WASM_REMAP_TRANSACTIONS").map_or(1_000_000, |text| text.parse().expect("a number"));
-    let bed = Bed::new(1);
-    for name in [transactions::RUST, transactions::C] {
-        let case = cases::all().into_iter().find(|case| case.name == name).expect("`make guests` has built it");
-        let mut run = case.make(&bed);
-        run(WARM_UP);
-        let (writes, live) = (host::writes(), counting::live());
-        let count = counting::count(|| run(runs));
-        let of_all = counting::live() - live;
-        assert_eq!(host::writes() - writes, runs, "{name}: it adds one header");
-        assert_eq!((count.grown, of_all), (0, 0), "{name}: bytes after {runs} transactions, of this thread, of all");
-    }
 }
