@@ -17,6 +17,7 @@ use wasmtime::{Config, Engine, OptLevel, Strategy, WasmBacktraceDetails};
 use crate::error::Error;
 use crate::limits::DEFAULT_STACK;
 use crate::module::Linkers;
+use crate::vm::Relays;
 
 /// Who makes machine code of a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Deserialize, JsonSchema)]
@@ -68,6 +69,7 @@ pub(crate) struct EngineVariant {
     pub(crate) variant: Variant,
     pub(crate) engine: Engine,
     pub(crate) linkers: Linkers,
+    pub(crate) relays: Relays,
     /// Equal for engines that make, and can run, the same machine code.
     pub(crate) code_identity: [u8; 32],
 }
@@ -82,7 +84,7 @@ impl EngineVariant {
             .map_err(|error| Error::Module(format!("wasmtime does not start: {error:#}{hint}")))?;
         let linkers = Linkers::new(&engine).map_err(|error| Error::Module(format!("linker: {error:#}")))?;
         let code_identity = code_identity(variant.compiler, &engine);
-        Ok(EngineVariant { variant, engine, linkers, code_identity })
+        Ok(EngineVariant { variant, engine, linkers, relays: Relays::default(), code_identity })
     }
 }
 

@@ -77,7 +77,15 @@ pub trait StreamHost: Any + Send {
     fn retire(self: Box<Self>) {}
 
     /// A callback of the guest begins: handles kept from an earlier one may be stale now.
+    ///
+    /// Callbacks that follow each other are entered as one, and a host that does not [watch](StreamHost::is_watching) hears
+    /// of the later ones when they make their first hostcall, or not at all.
     fn begin(&mut self, callback: Callback);
+
+    /// Whether it is to hear of every callback when it begins. That costs: they are then entered one by one.
+    fn is_watching(&self) -> bool {
+        false
+    }
 
     /// A number by which the proxy's own logs know the transaction, where it has one.
     fn transaction_id(&self) -> Option<u64> {

@@ -123,10 +123,37 @@ impl Limits {
     }
 }
 
+/// A length of time in nanoseconds. A [`Duration`] in one word: what each callback computes with is computed in one instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct Nanos(u64);
+
+impl Nanos {
+    pub(crate) const ZERO: Self = Nanos(0);
+    /// Without end: 584 years.
+    pub(crate) const MAX: Self = Nanos(u64::MAX);
+
+    #[inline]
+    pub(crate) fn saturating_sub(self, other: Self) -> Self {
+        Nanos(self.0.saturating_sub(other.0))
+    }
+}
+
+impl From<Duration> for Nanos {
+    fn from(time: Duration) -> Self {
+        Nanos(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+impl From<Nanos> for Duration {
+    fn from(time: Nanos) -> Self {
+        Duration::from_nanos(time.0)
+    }
+}
+
 /// How long an entry into a guest may take, and by which limit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budget {
-    pub(crate) time: Duration,
+    pub(crate) time: Nanos,
     pub(crate) limit: Limit,
 }
 
@@ -142,9 +169,11 @@ pub(crate) const EPOCH: Duration = Duration::from_millis(10);
 /// less than an epoch.
 #[derive(Debug, Default)]
 pub(crate) struct Stopwatch {
-    limit: Duration,
-    /// Processor time of the thread when the first epoch ended that found the callback running.
-    first: Option<Duration>,
+    limit: Nanos,
+    /// Whether an epoch ended that found the callback running; `first` says nothing else.
+    looked: bool,
+    /// Processor time of the thread when the first one did.
+    first: Duration,
 }
 
 /// After how many epochs a callback is looked at for the first time: at the end of the current one.
@@ -153,23 +182,31 @@ pub(crate) const FIRST_LOOK: u64 = 1;
 impl Stopwatch {
     /// A callback begins that may take `limit`.
     #[inline]
-    pub(crate) fn start(&mut self, limit: Duration) {
+    pub(crate) fn start(&mut self, limit: Nanos) {
         self.limit = limit;
-        self.first = None;
+        self.looked = false;
+    }
+
+    /// What the callback may take.
+    pub(crate) fn limit(&self) -> Nanos {
+        self.limit
     }
 
     /// An epoch's end found the callback running. `None` ends it, else it is looked at again after so many epochs.
     pub(crate) fn look(&mut self) -> Option<u64> {
         let now = thread_time();
-        let used = now.saturating_sub(*self.first.get_or_insert(now));
-        let left = self.limit.checked_sub(used).filter(|left| !left.is_zero())?;
+        if !self.looked {
+            (self.looked, self.first) = (true, now);
+        }
+        let used = now.saturating_sub(self.first);
+        let left = Duration::from(self.limit).checked_sub(used).filter(|left| !left.is_zero())?;
         Some(u64::try_from(left.as_nanos().div_ceil(EPOCH.as_nanos())).unwrap_or(u64::MAX))
     }
 
     /// Whether an epoch's end found the callback running. Nobody knows what others took, and it is little.
     #[inline]
     pub(crate) fn has_looked(&self) -> bool {
-        self.first.is_some()
+        self.looked
     }
 
     /// What a callback that is over took, if an epoch ended meanwhile.
@@ -177,8 +214,10 @@ impl Stopwatch {
     /// What came before that end is not known, but for being less than an epoch. The end comes at any moment of a callback,
     /// so on average as much is before it as behind it.
     pub(crate) fn used(&self) -> Duration {
-        let Some(first) = self.first else { return Duration::ZERO };
-        let behind = thread_time().saturating_sub(first);
+        if !self.looked {
+            return Duration::ZERO;
+        }
+        let behind = thread_time().saturating_sub(self.first);
         behind + behind.min(EPOCH)
     }
 }
@@ -203,7 +242,7 @@ mod tests {
     #[test]
     fn standing_still_costs_nothing() {
         let mut watch = Stopwatch::default();
-        watch.start(Duration::from_millis(30));
+        watch.start(Nanos::from(Duration::from_millis(30)));
         assert_eq!(watch.look(), Some(3));
         std::thread::sleep(Duration::from_millis(60));
         assert_eq!(watch.look(), Some(3), "asleep is not at work");
@@ -213,7 +252,7 @@ mod tests {
     #[test]
     fn work_does() {
         let mut watch = Stopwatch::default();
-        watch.start(Duration::from_millis(30));
+        watch.start(Nanos::from(Duration::from_millis(30)));
         assert_eq!(watch.used(), Duration::ZERO);
         assert!(watch.look().is_some() && watch.has_looked());
         work(Duration::from_millis(5));
@@ -222,10 +261,10 @@ mod tests {
         assert_eq!(watch.look(), None);
         let used = watch.used();
         assert!(used >= Duration::from_millis(41), "an epoch at most before the first look: {used:?}");
-        watch.start(Duration::from_millis(30));
+        watch.start(Nanos::from(Duration::from_millis(30)));
         assert!(!watch.has_looked());
         assert_eq!(watch.used(), Duration::ZERO, "of another callback nothing is known");
-        watch.start(Duration::ZERO);
+        watch.start(Nanos::from(Duration::ZERO));
         assert_eq!(watch.look(), None, "nothing left");
     }
 

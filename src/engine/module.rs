@@ -12,6 +12,7 @@ use crate::capabilities::Capabilities;
 use crate::engines::{Compiler, EngineVariant};
 use crate::error::Error;
 use crate::state::VmState;
+use crate::vm::Relays;
 
 /// The SHA-256 of a module's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -209,6 +210,11 @@ impl Module {
     /// The engine that its VMs belong to.
     pub(crate) fn engine(&self) -> &Engine {
         &self.home.engine
+    }
+
+    /// The relays for VMs of its engine.
+    pub(crate) fn relays(&self) -> &Relays {
+        &self.home.relays
     }
 
     /// Who compiled it.

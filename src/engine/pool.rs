@@ -33,6 +33,7 @@ use crate::station::{Address, Delivery, Station};
 use crate::vm::{Home, Vm};
 
 pub(crate) use entry::Entry;
+use entry::Leaving;
 use plugins::Plugins;
 use roots::Roots;
 pub(crate) use singles::SingleVms;
@@ -70,6 +71,8 @@ pub(crate) struct SlotInner {
     /// The number of a VM that is being built apart, and what has come for it: a configuration may ask for things.
     coming: Option<u64>,
     early: Vec<Delivery>,
+    /// What is to be done when whoever is here leaves.
+    leaving: Leaving,
 }
 
 pub(crate) struct Slot {

@@ -336,6 +336,11 @@ impl Drop for RuntimeInner {
     }
 }
 
+/// How long a VM that is built quickly is left to the next request. One that comes at once builds it sooner alone than while
+/// this thread does the same beside it: both would wait for one lock of the kernel's, and one of the two VMs would be for
+/// nothing.
+const GRACE: Duration = Duration::from_millis(2);
+
 /// Builds VMs anew, and those that may not be built yet when their time has come.
 fn rebuild(jobs: &Receiver<(Weak<Pool>, usize)>) {
     let mut later: Vec<(Instant, Weak<Pool>, usize)> = Vec::new();
@@ -347,20 +352,28 @@ fn rebuild(jobs: &Receiver<(Weak<Pool>, usize)>) {
         };
         let now = Instant::now();
         let mut due: Vec<_> = match job {
+            Ok((pool, slot)) if pool.upgrade().is_some_and(|strong| strong.leaves_to_requests(slot)) => {
+                put_off(&mut later, now + GRACE, pool, slot);
+                Vec::new()
+            }
             Ok(job) => vec![job],
             Err(RecvTimeoutError::Timeout) => Vec::new(),
             Err(RecvTimeoutError::Disconnected) => return,
         };
         due.extend(later.extract_if(.., |(at, ..)| *at <= now).map(|(_, pool, slot)| (pool, slot)));
         for (pool, slot) in due {
-            let again = pool.upgrade().and_then(|strong| strong.revive(slot));
-            let Some(at) = again else { continue };
-            // One that was lost twice is there once.
-            match later.iter_mut().find(|(_, other, place)| other.ptr_eq(&pool) && *place == slot) {
-                Some(known) => known.0 = known.0.min(at),
-                None => later.push((at, pool, slot)),
+            if let Some(at) = pool.upgrade().and_then(|strong| strong.revive(slot)) {
+                put_off(&mut later, at, pool, slot);
             }
         }
+    }
+}
+
+/// Notes when to look after a slot. One that was lost twice is there once.
+fn put_off(later: &mut Vec<(Instant, Weak<Pool>, usize)>, at: Instant, pool: Weak<Pool>, slot: usize) {
+    match later.iter_mut().find(|(_, other, place)| other.ptr_eq(&pool) && *place == slot) {
+        Some(known) => known.0 = known.0.min(at),
+        None => later.push((at, pool, slot)),
     }
 }
 

@@ -14,11 +14,11 @@ use crate::contexts::Contexts;
 use crate::error::Error;
 use crate::host::StreamHost;
 use crate::journal::{Label, Place, Thread};
-use crate::limits::{Limit, Stopwatch};
+use crate::limits::{Limit, Nanos, Stopwatch};
 use crate::observe::{FilterStats, MeasuredLimits};
 use crate::settings::{PluginSpec, VmSettings};
 use crate::shared::Subscription;
-use crate::vm::Home;
+use crate::vm::{Home, Relayed};
 
 /// A root context: one filter configuration in this VM. Ten thousand rules have as many of these in each VM.
 #[derive(Debug)]
@@ -105,14 +105,16 @@ pub(crate) struct VmState {
     pub(crate) stopwatch: Stopwatch,
     /// What the callbacks of the stream that is visited may still take, as far as anybody looked. Without end outside of
     /// visits.
-    pub(crate) left: Duration,
+    pub(crate) left: Nanos,
     /// Bytes that the callback that runs has moved by hostcalls, and how many it may.
     moved: u64,
     may_move: u64,
     /// Memory and table ceilings.
     pub(crate) limits: MeasuredLimits,
-    /// The callback that runs now.
+    /// The callback that runs now; while callbacks are relayed, the latest of which anything is known.
     pub(crate) callback: Callback,
+    /// The callbacks that are relayed now, if any are.
+    pub(crate) relayed: Option<Relayed>,
     /// The context that the host entered the VM for.
     pub(crate) true_context: u32,
     /// The context that hostcalls act on: the true one, unless `proxy_set_effective_context` said otherwise.
@@ -167,7 +169,7 @@ impl VmState {
         limits: MeasuredLimits,
     ) -> Self {
         VmState {
-            left: Duration::MAX,
+            left: Nanos::MAX,
             moved: 0,
             may_move: settings.limits.hostcall_bytes,
             settings,
@@ -178,6 +180,7 @@ impl VmState {
             stopwatch: Stopwatch::default(),
             limits,
             callback: Callback::Start,
+            relayed: None,
             true_context: 0,
             effective_context: 0,
             host: None,
@@ -332,6 +335,41 @@ impl VmState {
             }
         }
         Ok(())
+    }
+
+    /// Makes the context that the VM was entered for the one that hostcalls act on, after a callback that turned to another.
+    #[cold]
+    pub(crate) fn turn_back(&mut self) {
+        let id = self.true_context;
+        self.return_host();
+        self.effective_context = id;
+        if let Some(Context::Stream { cell, .. }) = self.contexts.get(&id) {
+            self.host = cell.take_host();
+            self.host_of = id;
+        }
+    }
+
+    /// Another one of the callbacks that are relayed has begun: as if the VM had been entered for it.
+    pub(crate) fn turn_to(&mut self, callback: Callback) {
+        self.callback = callback;
+        self.effective_context = self.true_context;
+        if self.host_of != self.true_context {
+            self.turn_back();
+        }
+        self.begin_moving();
+        self.spend();
+        self.stopwatch.start(self.left.min(self.settings.limits.callback.into()));
+        if let Some(host) = self.host.as_deref_mut() {
+            host.begin(callback);
+        }
+    }
+
+    /// Takes what the callback that is over took from what its stream's callbacks may take, as far as anybody looked.
+    #[inline]
+    pub(crate) fn spend(&mut self) {
+        if self.stopwatch.has_looked() && self.left != Nanos::MAX {
+            self.left = self.left.saturating_sub(self.stopwatch.used().into());
+        }
     }
 
     /// Puts a lent host back where it belongs.

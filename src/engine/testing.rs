@@ -131,10 +131,20 @@ impl SharedTransaction {
     /// The host for a stream.
     #[must_use]
     pub fn host(&self) -> Box<dyn StreamHost> {
+        self.make_host(true)
+    }
+
+    /// The same, and it does not watch: as inside a proxy, it hears of callbacks that make hostcalls.
+    #[must_use]
+    pub fn unwatching_host(&self) -> Box<dyn StreamHost> {
+        self.make_host(false)
+    }
+
+    fn make_host(&self, watching: bool) -> Box<dyn StreamHost> {
         /// As a proxy numbers its transactions.
         static NUMBERS: AtomicU64 = AtomicU64::new(1);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-        Box::new(MemoryHost { number, shared: Arc::clone(&self.0), local: Transaction::default() })
+        Box::new(MemoryHost { number, watching, shared: Arc::clone(&self.0), local: Transaction::default() })
     }
 }
 
@@ -142,6 +152,7 @@ impl SharedTransaction {
 /// that header values can be borrowed without a lock.
 struct MemoryHost {
     number: u64,
+    watching: bool,
     shared: Arc<Mutex<Transaction>>,
     local: Transaction,
 }
@@ -171,6 +182,10 @@ impl MemoryHost {
 impl StreamHost for MemoryHost {
     fn transaction_id(&self) -> Option<u64> {
         Some(self.number)
+    }
+
+    fn is_watching(&self) -> bool {
+        self.watching
     }
 
     fn begin(&mut self, callback: Callback) {

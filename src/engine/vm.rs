@@ -7,6 +7,7 @@
 mod breach;
 mod callbacks;
 mod news;
+mod relay;
 mod ticks;
 mod trap;
 
@@ -25,7 +26,8 @@ use crate::cell::{Effects, StreamCell};
 use crate::config::Isolation;
 use crate::error::{Error, TrapKind};
 use crate::host::StreamHost;
-use crate::limits::{Budget, FIRST_LOOK, Limit};
+use crate::limits::{Budget, FIRST_LOOK, Limit, Nanos};
+use crate::module::one_line;
 use crate::observe::{MeasuredLimits, Meter};
 use crate::settings::PluginSpec;
 use crate::shared::Shared;
@@ -34,7 +36,10 @@ use crate::state::{Context, RootContext, RootState, VmState};
 use crate::station::{Address, Station};
 use breach::Breaches;
 use callbacks::{Callbacks, call_headers, optional};
+use relay::{Relay, count_fields};
 use trap::host_panic;
+
+pub(crate) use relay::{Relayed, Relays, follow, recount};
 
 /// Where a VM that serves is, and where what comes for it waits.
 pub(crate) struct Home {
@@ -52,11 +57,12 @@ pub(crate) struct Home {
 pub(crate) struct Vm {
     store: Store<VmState>,
     callbacks: Callbacks,
+    relay: Relay,
     callback_time: Budget,
     start_time: Budget,
     configure_time: Budget,
     /// What all callbacks of one stream context may take together.
-    transaction_time: Duration,
+    transaction_time: Nanos,
     breaches: Breaches,
     pub(crate) meter: Meter,
 }
@@ -91,7 +97,8 @@ impl Vm {
         let limits = StoreLimitsBuilder::new()
             .memory_size(given.memory_bytes)
             .table_elements(given.table_elements)
-            .instances(1)
+            // The guest, and its relay.
+            .instances(2)
             .build();
         let limits = MeasuredLimits::new(limits, Arc::clone(meter.gauge()));
         let state = VmState::new(Arc::clone(&spec.settings), spec.module.abi(), Arc::clone(shared), limits);
@@ -99,9 +106,15 @@ impl Vm {
         store.data_mut().home = home;
         store.limiter(|state| &mut state.limits);
         store.epoch_deadline_callback(|mut guest| {
-            Ok(guest.data_mut().stopwatch.look().map_or(UpdateDeadline::Interrupt, UpdateDeadline::Continue))
+            relay::follow(&mut guest);
+            Ok(match guest.data_mut().stopwatch.look() {
+                None => UpdateDeadline::Interrupt,
+                // The next callback may begin at any moment.
+                Some(_) if guest.data().relayed.is_some() => UpdateDeadline::Continue(FIRST_LOOK),
+                Some(epochs) => UpdateDeadline::Continue(epochs),
+            })
         });
-        let budget = |time: Duration, limit: Limit| Budget { time, limit };
+        let budget = |time: Duration, limit: Limit| Budget { time: time.into(), limit };
         let start_time = budget(given.start, Limit::Start);
         store.data_mut().stopwatch.start(start_time.time);
         store.set_epoch_deadline(FIRST_LOOK);
@@ -123,16 +136,22 @@ impl Vm {
         let mut vm = Vm {
             store,
             callbacks,
+            relay: Relay::default(),
             callback_time: budget(given.callback, Limit::Callback),
             start_time,
             configure_time: budget(given.configure, Limit::Configure),
-            transaction_time: given.transaction,
+            transaction_time: given.transaction.into(),
             breaches: Breaches::default(),
             meter,
         };
         vm.start(&instance)?;
         // Only now: its absence is what restricts hostcalls during the start function.
         vm.store.data_mut().alloc = alloc.map(Box::new);
+        // For one stream it is not worth its while.
+        if spec.isolation != Isolation::Transaction {
+            let relay = Relay::of(&vm.callbacks, spec.module.relays(), &mut vm.store);
+            vm.relay = relay.map_err(|error| Error::Module(format!("relay: {}", one_line(&error))))?;
+        }
         Ok(vm)
     }
 
@@ -156,7 +175,7 @@ impl Vm {
         Ok(())
     }
 
-    /// Enters the guest.
+    /// Enters the guest for one callback.
     #[inline]
     fn call<R>(
         &mut self,
@@ -165,13 +184,27 @@ impl Vm {
         budget: Budget,
         run: impl FnOnce(&Callbacks, &mut Store<VmState>) -> wasmtime::Result<R>,
     ) -> Result<R, Error> {
+        self.enter(callback, context, budget, |vm| run(&vm.callbacks, &mut vm.store))
+    }
+
+    /// Enters the guest, for `callback` and for those that are relayed after it.
+    #[inline]
+    fn enter<R>(
+        &mut self,
+        callback: Callback,
+        context: u32,
+        budget: Budget,
+        run: impl FnOnce(&mut Self) -> wasmtime::Result<R>,
+    ) -> Result<R, Error> {
         let state = self.store.data_mut();
         state.callback = callback;
         state.true_context = context;
         state.effective_context = context;
+        if state.host_of != context && state.host_of != 0 {
+            state.turn_back();
+        }
         state.begin_moving();
-        let cut = state.left < budget.time;
-        state.stopwatch.start(if cut { state.left } else { budget.time });
+        state.stopwatch.start(state.left.min(budget.time));
         self.store.set_epoch_deadline(FIRST_LOOK);
         let begun = self.meter.start();
         // A panic of ours in a hostcall unwinds through the guest's frames. The VM is dropped afterwards, so no
@@ -180,23 +213,23 @@ impl Vm {
             if let Some(host) = self.store.data_mut().host.as_deref_mut() {
                 host.begin(callback);
             }
-            run(&self.callbacks, &mut self.store)
+            run(self)
         }));
         if let Some(begun) = begun {
             self.meter.stop(self.store.data(), callback, context, begun);
         }
-        let state = self.store.data_mut();
-        if state.stopwatch.has_looked() && state.left != Duration::MAX {
-            state.left = state.left.saturating_sub(state.stopwatch.used());
+        if !matches!(outcome, Ok(Ok(_))) {
+            // Before the state is asked which callback it was.
+            relay::follow(&mut self.store);
         }
+        let state = self.store.data_mut();
+        state.relayed = None;
+        state.spend();
         let refused = if state.limits.has_refused() { Some(self.note_refused(context)) } else { None };
         match outcome {
             Ok(Ok(result)) => Ok(result),
-            Ok(Err(error)) => {
-                let limit = if cut { Limit::Transaction } else { budget.limit };
-                Err(self.ended(callback, limit, refused, &error))
-            }
-            Err(panic) => Err(host_panic(callback, panic.as_ref())),
+            Ok(Err(error)) => Err(self.ended(budget, refused, &error)),
+            Err(panic) => Err(host_panic(self.state().callback, panic.as_ref())),
         }
     }
 
@@ -358,25 +391,45 @@ impl Vm {
         state.return_host();
     }
 
-    /// Creates a stream context. The host must have been lent under the id that [`Vm::reserve`] gave.
+    /// Creates a stream context, and shows it the request's headers. The host must have been lent under the id that
+    /// [`Vm::reserve`] gave.
     ///
     /// # Errors
     /// [`Error::Trap`].
-    pub(crate) fn create_stream(
+    pub(crate) fn begin_stream(
         &mut self,
         id: u32,
         root: u32,
         filter: u32,
         cell: Arc<StreamCell>,
-    ) -> Result<(), Error> {
+        end_of_stream: bool,
+    ) -> Result<Action, Error> {
         self.store.data_mut().contexts.insert(id, Context::Stream { root, filter, cell });
+        let budget = self.callback_time;
+        if self.relay.begin.is_some() && self.may_relay() {
+            let result = self.enter(Callback::ContextCreate, id, budget, |vm| {
+                let Vm { store, relay, .. } = vm;
+                let fields = count_fields(store.data_mut(), MapType::HttpRequestHeaders);
+                let Some(begin) = relay.begin(store.data_mut(), fields) else { return Ok(0) };
+                begin.call(store, (id, root, fields, u32::from(end_of_stream)))
+            })?;
+            return Ok(Action::from_headers_result(result));
+        }
         if self.callbacks.context_create.is_some() {
-            let budget = self.callback_time;
             self.call(Callback::ContextCreate, id, budget, |callbacks, store| {
                 callbacks.context_create.as_ref().map_or(Ok(()), |create| create.call(store, (id, root)))
             })?;
         }
-        Ok(())
+        if self.callbacks.request_headers.is_none() {
+            return Ok(Action::Continue);
+        }
+        self.request_headers(id, end_of_stream)
+    }
+
+    /// Whether nobody wants to know of each callback when it begins.
+    #[inline]
+    fn may_relay(&self) -> bool {
+        !self.meter.is_measuring() && !self.store.data().host.as_deref().is_some_and(|host| host.is_watching())
     }
 
     /// An id for a stream context that is about to be created.
@@ -431,25 +484,7 @@ impl Vm {
     /// # Errors
     /// [`Error::Trap`]; the context is gone in any case, and its cell in `cells`.
     pub(crate) fn end_stream(&mut self, id: u32, cells: &mut SmallVec<[Arc<StreamCell>; 4]>) -> Result<(), Error> {
-        let budget = self.callback_time;
-        let result = (|| {
-            if self.callbacks.done.is_some() {
-                self.call(Callback::Done, id, budget, |callbacks, store| {
-                    callbacks.done.as_ref().map_or(Ok(1), |done| done.call(store, id))
-                })?;
-            }
-            if self.callbacks.log.is_some() {
-                self.call(Callback::Log, id, budget, |callbacks, store| {
-                    callbacks.log.as_ref().map_or(Ok(()), |log| log.call(store, id))
-                })?;
-            }
-            if self.callbacks.delete.is_some() {
-                self.call(Callback::Delete, id, budget, |callbacks, store| {
-                    callbacks.delete.as_ref().map_or(Ok(()), |delete| delete.call(store, id))
-                })?;
-            }
-            Ok(())
-        })();
+        let result = self.call_end(id);
         // A host that is not this stream's finds its way home by its context, and this one's by its cell.
         if self.store.data().host_of != id {
             self.store.data_mut().return_host();
@@ -458,6 +493,34 @@ impl Vm {
             cells.push(cell);
         }
         result
+    }
+
+    fn call_end(&mut self, id: u32) -> Result<(), Error> {
+        let budget = self.callback_time;
+        if let Some((first, _)) = self.relay.end
+            && self.may_relay()
+        {
+            return self.enter(first, id, budget, |vm| {
+                let Vm { store, relay, .. } = vm;
+                relay.end(store.data_mut()).map_or(Ok(()), |end| end.call(store, id))
+            });
+        }
+        if self.callbacks.done.is_some() {
+            self.call(Callback::Done, id, budget, |callbacks, store| {
+                callbacks.done.as_ref().map_or(Ok(1), |done| done.call(store, id))
+            })?;
+        }
+        if self.callbacks.log.is_some() {
+            self.call(Callback::Log, id, budget, |callbacks, store| {
+                callbacks.log.as_ref().map_or(Ok(()), |log| log.call(store, id))
+            })?;
+        }
+        if self.callbacks.delete.is_some() {
+            self.call(Callback::Delete, id, budget, |callbacks, store| {
+                callbacks.delete.as_ref().map_or(Ok(()), |delete| delete.call(store, id))
+            })?;
+        }
+        Ok(())
     }
 
     /// Whether this entry left anything for the host to do.

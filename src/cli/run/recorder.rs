@@ -72,6 +72,10 @@ impl StreamHost for Recorder {
         self.inner.transaction_id()
     }
 
+    fn is_watching(&self) -> bool {
+        true
+    }
+
     fn begin(&mut self, callback: Callback) {
         let now = self.shared.0.lock().clone();
         lock(&self.trace).begin(callback, &now);

@@ -74,7 +74,7 @@ fn a_bomb_is_refused_and_costs_no_more_than_the_limit() {
     let mut scene = Scene::usual();
     let mut bomb = Vec::new();
     let state = scene.guest.store.data_mut();
-    state.stopwatch.start(std::time::Duration::from_secs(10));
+    state.stopwatch.start(std::time::Duration::from_secs(10).into());
     compress(state, &vec![0; 65 << 20], &mut bomb).unwrap();
     let mut out = Vec::new();
     assert!(matches!(uncompress(state, &bomb, &mut out), Err(Error::TooLarge(_))));
@@ -86,7 +86,7 @@ fn a_bomb_is_refused_and_costs_no_more_than_the_limit() {
 fn work_of_ours_is_held_to_the_callbacks_time() {
     let mut scene = Scene::usual();
     let state = scene.guest.store.data_mut();
-    state.stopwatch.start(std::time::Duration::from_millis(15));
+    state.stopwatch.start(std::time::Duration::from_millis(15).into());
     let noise: Vec<u8> = (0..32u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0]).collect();
     let error = compress(state, &noise, &mut Vec::new()).unwrap_err();
     let Error::Wasm(error) = error else { panic!("{error}") };
@@ -360,7 +360,7 @@ fn keys_of_shared_data_are_listed_and_deleted() {
     let mut list = Vec::new();
     let state = scene.guest.store.data_mut();
     // As a callback that begins now: the list is held to its time.
-    state.stopwatch.start(std::time::Duration::from_secs(10));
+    state.stopwatch.start(std::time::Duration::from_secs(10).into());
     foreign_data::keys(state, b"many/", &mut list).unwrap();
     assert_eq!(list.len(), 10_000 * (4 + 10));
     assert!(list.starts_with(b"\x0a\0\0\0many/00000\x0a\0\0\0many/00001") && list.ends_with(b"many/09999"));

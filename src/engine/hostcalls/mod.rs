@@ -32,6 +32,7 @@ use crate::abi::{AbiVersion, Status};
 use crate::error::Error;
 use crate::memory::Guest;
 use crate::state::VmState;
+use crate::vm::{follow, recount};
 
 /// A Wasm type of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +128,7 @@ macro_rules! hostcalls {
                 linker.func_wrap("env", stringify!($name),
                     |mut guest: Guest<'_>, $($arg: $ty),*| -> wasmtime::Result<i32> {
                         const ANYWHERE: bool = false $(|| hostcalls!(@anywhere $anywhere))?;
+                        follow(&mut guest);
                         if !ANYWHERE && guest.data().alloc.is_none() {
                             return fail(Error::Forbidden(stringify!($name)));
                         }
@@ -146,6 +148,7 @@ macro_rules! hostcalls {
     }};
     (@call $guest:ident $given:ident ($($arg:ident),*) $family:ident :: $function:ident) => {{
         let result = $family::$function(&mut $guest $(, $arg)*);
+        recount(&mut $guest);
         complete(account(&mut $guest, $given, result))
     }};
 }
@@ -321,12 +324,15 @@ pub(crate) const VOID_IN_0_1_0: &[&str] =
 pub(crate) fn link_void(linker: &mut Linker<VmState>) -> wasmtime::Result<()> {
     linker.allow_shadowing(true);
     linker.func_wrap("env", "proxy_continue_request", |mut guest: Guest<'_>| {
+        follow(&mut guest);
         complete(streams::continue_request(&mut guest)).map(drop)
     })?;
     linker.func_wrap("env", "proxy_continue_response", |mut guest: Guest<'_>| {
+        follow(&mut guest);
         complete(streams::continue_response(&mut guest)).map(drop)
     })?;
     linker.func_wrap("env", "proxy_clear_route_cache", |mut guest: Guest<'_>| {
+        follow(&mut guest);
         complete(streams::clear_route_cache(&mut guest)).map(drop)
     })?;
     linker.allow_shadowing(false);

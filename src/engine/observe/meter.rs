@@ -41,6 +41,12 @@ impl Meter {
         self.measuring = true;
     }
 
+    /// Whether callbacks are measured, each of them.
+    #[inline]
+    pub(crate) fn is_measuring(&self) -> bool {
+        self.measuring
+    }
+
     /// A callback begins: when, if it is measured.
     #[inline]
     pub(crate) fn start(&self) -> Option<Instant> {

@@ -23,6 +23,11 @@ pub(crate) struct Entry<'p> {
     pub(super) guard: MutexGuard<'p, SlotInner>,
     /// The VM that was entered, where each transaction has its own.
     pub(super) number: u64,
+}
+
+/// What is to be done when a slot is left. Most entries leave nothing, so it stays with the slot: an entry is small.
+#[derive(Default)]
+pub(super) struct Leaving {
     /// A VM that was built or configured during this entry set timers.
     timers_changed: bool,
     /// There is something for the rebuilder to do here.
@@ -44,18 +49,7 @@ struct Lost {
 impl<'p> Entry<'p> {
     pub(super) fn new(pool: &'p Arc<Pool>, index: usize) -> Self {
         let slot = &pool.slots[index];
-        Entry {
-            pool,
-            slot,
-            index,
-            guard: slot.inner.lock(),
-            number: 0,
-            timers_changed: false,
-            attend: false,
-            fair: false,
-            later: false,
-            lost: None,
-        }
+        Entry { pool, slot, index, guard: slot.inner.lock(), number: 0 }
     }
 
     /// A VM of this slot for a new stream, its number here, and the plugin's root context in it. VM and context are made if
@@ -106,7 +100,7 @@ impl<'p> Entry<'p> {
             return Err(set_aside());
         }
         if !self.pool.is_quick(self.index) {
-            self.attend = true;
+            self.guard.leaving.attend = true;
             return Err(Error::NoVm("its VM is being built anew".to_owned()));
         }
         let begun = thread_time();
@@ -135,7 +129,7 @@ impl<'p> Entry<'p> {
             Err(error) => {
                 self.guard.backoff.build_failed(now);
                 // Whatever may be done without a request is not to wait for one.
-                self.attend = true;
+                self.guard.leaving.attend = true;
                 Err(error)
             }
         }
@@ -186,7 +180,7 @@ impl<'p> Entry<'p> {
             }
             Err(error) => {
                 self.guard.roots.refuse(index, Instant::now());
-                self.attend = true;
+                self.guard.leaving.attend = true;
                 Err(error)
             }
         }
@@ -194,7 +188,7 @@ impl<'p> Entry<'p> {
 
     /// What a configuration leaves behind. It knows no streams, but may have set timers and made calls.
     pub(super) fn note_configured(&mut self, aftermath: &Aftermath) {
-        self.timers_changed |= aftermath.timers_changed;
+        self.guard.leaving.timers_changed |= aftermath.timers_changed;
         self.pool.note_asynchronous(aftermath);
     }
 
@@ -217,7 +211,8 @@ impl<'p> Entry<'p> {
     /// Leaves the slot: releases the lock, then wakes what the entry acted on.
     #[inline]
     pub(crate) fn leave(mut self) {
-        let noted = self.timers_changed || self.attend || self.fair || self.lost.is_some();
+        let leaving = &self.guard.leaving;
+        let noted = leaving.timers_changed || leaving.attend || leaving.fair || leaving.lost.is_some();
         if noted || self.current().is_some_and(|vm| vm.has_aftermath()) {
             self.leave_aftermath();
         }
@@ -238,12 +233,13 @@ impl<'p> Entry<'p> {
                 }
             }
         }
-        aftermath.timers_changed |= self.timers_changed;
-        let (pool, index, lost) = (self.pool, self.index, self.lost.take());
+        let Leaving { timers_changed, attend, fair, lost, .. } = std::mem::take(&mut self.guard.leaving);
+        aftermath.timers_changed |= timers_changed;
+        let (pool, index) = (self.pool, self.index);
         // A service's own thread sees to it, in its time.
-        let attend = (self.attend || lost.is_some()) && !pool.service;
+        let attend = (attend || lost.is_some()) && !pool.service;
         let station = &self.slot.station;
-        if self.fair {
+        if fair {
             MutexGuard::unlock_fair(self.guard)
         } else {
             drop(self.guard)
@@ -275,7 +271,7 @@ impl<'p> Entry<'p> {
 
     /// If the VM is lost, it is to be built anew after a while, longer each time.
     pub(crate) fn rebuild_later(&mut self) {
-        self.later = true;
+        self.guard.leaving.later = true;
     }
 
     /// Leaves the slot after a trap: drops the VM, wakes the streams that lived in it, and has it built anew. The trap is
@@ -312,26 +308,26 @@ impl<'p> Entry<'p> {
             self.guard.roots.lose(|id| busy.contains(&id));
             // Contexts of this generation are gone, also before the next VM is there.
             self.guard.generation += 1;
-            if self.pool.service || self.later {
+            if self.pool.service || self.guard.leaving.later {
                 self.guard.backoff.fell(Instant::now());
             } else if stats.is_none() {
                 // In a transaction it is the filter's breaker that sees to it.
                 self.guard.backoff.trapped(Instant::now());
             }
         }
-        self.lost = Some(Lost { cells, _vm: vm });
+        self.guard.leaving.lost = Some(Lost { cells, _vm: vm });
     }
 
     /// A VM for one transaction alone.
     fn single_for(&mut self, plugin: &Plugin) -> Result<(&mut Vm, u64, u32), Error> {
         let (ready, low) = self.guard.singles.take(plugin.index);
-        self.attend |= low;
+        self.guard.leaving.attend |= low;
         let single = match ready {
             Some(single) => single,
             None => self.build_single(plugin)?,
         };
         // In stock nothing ticks.
-        self.timers_changed |= single.vm.next_tick().is_some();
+        self.guard.leaving.timers_changed |= single.vm.next_tick().is_some();
         self.number = single.number;
         let single = self.guard.singles.begin(single);
         Ok((&mut single.vm, single.number, single.root))
@@ -344,7 +340,7 @@ impl<'p> Entry<'p> {
             return Err(set_aside());
         }
         if !self.pool.is_quick(self.index) {
-            self.attend = true;
+            self.guard.leaving.attend = true;
             return Err(Error::NoVm("a VM for it is being built".to_owned()));
         }
         match self.pool.build_single(self.index, &plugin.spec, self.pool.runtime.most_single_vms(), true) {
@@ -395,7 +391,7 @@ impl<'p> Entry<'p> {
         let single = self.guard.singles.remove(number);
         self.slot.counters.roots_deleted.add(1);
         self.slot.counters.vms_dropped.add(1);
-        let (pool, index, attend) = (self.pool, self.index, self.attend);
+        let (pool, index, attend) = (self.pool, self.index, std::mem::take(&mut self.guard.leaving).attend);
         drop(self.guard);
         // Without the lock, for it takes a while.
         drop(single);

@@ -51,6 +51,11 @@ impl Pool {
         self.build_time(slot) < EPOCH
     }
 
+    /// Whether a request would build this slot's VM by itself, and in no time.
+    pub(crate) fn leaves_to_requests(&self, slot: usize) -> bool {
+        !self.single && !self.service && slot < self.slots.len() && self.is_quick(slot)
+    }
+
     /// Builds a slot's VM if it has none and may, with the plugin contexts that are wanted most. `Some` says when to come
     /// back, if nothing more can be done now.
     ///
@@ -69,7 +74,7 @@ impl Pool {
         let built = self.construct(self.index(slot), wanted);
         let mut entry = self.lock(slot);
         // This is the rebuilder, which knows.
-        entry.attend = false;
+        entry.guard.leaving.attend = false;
         entry.guard.coming = None;
         let early = std::mem::take(&mut entry.guard.early);
         if entry.guard.vm.is_some() {

@@ -29,8 +29,8 @@ impl Pool {
         }
         let mut entry = self.lock(slot);
         let again = entry.restore_some();
-        entry.attend = false;
-        entry.fair = true;
+        entry.guard.leaving.attend = false;
+        entry.guard.leaving.fair = true;
         entry.leave();
         // Behind the others, so that all of a VM is there before anybody risks it.
         again.or_else(|| self.retry_refused(slot))
@@ -64,7 +64,7 @@ impl Pool {
                 entry.guard.roots.refuse(index, now);
             }
         }
-        entry.attend = false;
+        entry.guard.leaving.attend = false;
         let again = if entry.guard.vm.is_none() { Some(now) } else { entry.guard.roots.next_try() };
         entry.leave();
         again

@@ -1,7 +1,7 @@
 //! What changes while a stream runs, and how headers go from filter to filter.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use smallvec::SmallVec;
 
@@ -16,6 +16,7 @@ use crate::counters::SlotCounters;
 use crate::error::Error;
 use crate::host::StreamHost;
 use crate::journal::{Place, Thread};
+use crate::limits::Nanos;
 use crate::matching::Participants;
 use crate::pool::Entry;
 use crate::vm::Vm;
@@ -37,7 +38,7 @@ pub(super) struct Part {
     /// Its filter is set aside, and on trial here.
     pub(super) probe: bool,
     /// The processor time that its callbacks took, as far as they were looked at.
-    pub(super) spent: Duration,
+    pub(super) spent: Nanos,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,7 +195,7 @@ impl Course {
                 ended: [false; 2],
                 takes: [shown.shows(Side::Request), shown.shows(Side::Response)],
                 probe: false,
-                spent: Duration::ZERO,
+                spent: Nanos::ZERO,
             });
         }
     }
@@ -228,7 +229,17 @@ impl Course {
             return verdict;
         }
         let mut host = self.host.take().or_else(|| self.cell.take_host());
-        let mut verdict = run(self, &mut host);
+        let verdict = run(self, &mut host);
+        let waits = self.waits.iter().any(Option::is_some) || !self.held.is_empty();
+        if self.pending.any || waits || self.holds() || chain.is_asynchronous(self.participants) {
+            return self.leave(chain, verdict, host);
+        }
+        self.host = host;
+        verdict
+    }
+
+    /// Does what callbacks asked for, and puts the host where those of other contexts find it, if any may look for it.
+    fn leave(&mut self, chain: &Chain, mut verdict: Verdict, mut host: Host) -> Verdict {
         if matches!(verdict, Verdict::Continue | Verdict::Pause) && (self.pending.any || self.holds()) {
             verdict = self.advance(chain, &mut host);
         }
@@ -262,7 +273,8 @@ impl Course {
     }
 
     pub(super) fn run_request_headers(&mut self, chain: &Chain, from: usize, host: &mut Host) -> Verdict {
-        for (at, filter) in chain.filters().iter().enumerate().skip(from) {
+        for at in from..self.parts.len() {
+            let filter = &chain.filters()[at];
             if self.parts[at].state != PartState::New {
                 continue;
             }
@@ -276,7 +288,8 @@ impl Course {
     }
 
     pub(super) fn run_response_headers(&mut self, chain: &Chain, below: usize, host: &mut Host) -> Verdict {
-        for (at, filter) in chain.filters().iter().enumerate().take(below).rev() {
+        for at in (0..below).rev() {
+            let filter = &chain.filters()[at];
             if self.parts[at].state != PartState::Alive
                 || !filter.exported().response_headers
                 || filter.at != self.response_at
@@ -303,17 +316,14 @@ impl Course {
                 return Err(error);
             }
         };
-        let headers = filter.exported().request_headers;
         let end_of_stream = self.end_of_stream[Side::Request as usize];
         let context = vm.reserve();
         vm.lend(context, host.take());
-        vm.begin_spending(Duration::ZERO);
+        vm.begin_spending(Nanos::ZERO);
         let cell = self.cells.pop().unwrap_or_else(|| Arc::clone(&self.cell));
         // A chain has few filters: the number of one always fits.
         #[expect(clippy::cast_possible_truncation, reason = "see above")]
-        let result = vm
-            .create_stream(context, root, at as u32, cell)
-            .and_then(|()| if headers { vm.request_headers(context, end_of_stream) } else { Ok(Action::Continue) });
+        let result = vm.begin_stream(context, root, at as u32, cell, end_of_stream);
         if vm.take_back(context, &self.cell, host) {
             keep_effects(&mut self.pending, vm, result.is_ok());
         }
@@ -335,7 +345,7 @@ impl Course {
         host: &mut Host,
         run: impl FnOnce(&mut Vm, u32) -> Result<A, Error>,
     ) -> Result<A, Error> {
-        let part = self.parts[at];
+        let part = &mut self.parts[at];
         let mut entry = filter.plugin.pool.lock(self.slot);
         let Some(vm) = entry.vm_of(part.generation) else {
             return Err(gone());
@@ -343,10 +353,10 @@ impl Course {
         vm.lend(part.context, host.take());
         vm.begin_spending(part.spent);
         let result = run(vm, part.context);
+        part.spent = vm.end_spending();
         if vm.take_back(part.context, &self.cell, host) {
             keep_effects(&mut self.pending, vm, result.is_ok());
         }
-        self.parts[at].spent = vm.end_spending();
         vm.report(&filter.stats);
         finish_entry(entry, result, filter)
     }
@@ -473,7 +483,9 @@ impl Course {
         if std::mem::replace(&mut self.finished, true) {
             return;
         }
-        self.let_go();
+        if self.flows.is_some() || self.holds() {
+            self.let_go();
+        }
         if !self.held.is_empty() {
             self.time_pauses(chain);
         }
@@ -561,23 +573,30 @@ pub(super) fn gone() -> Error {
 }
 
 /// Leaves a slot after a callback: in order, or, after a trap, by dropping its VM.
-fn finish_entry<A>(mut entry: Entry<'_>, result: Result<A, Error>, filter: &Filter) -> Result<A, Error> {
+#[inline]
+fn finish_entry<A>(entry: Entry<'_>, result: Result<A, Error>, filter: &Filter) -> Result<A, Error> {
     match result {
         Ok(action) => {
             entry.leave();
             Ok(action)
         }
         Err(error) => {
-            if filter.policy() == FailurePolicy::Reload {
-                entry.rebuild_later();
-            }
-            entry.poison(&error, Some(&filter.stats));
+            lose_entry(entry, &error, filter);
             Err(error)
         }
     }
 }
 
+#[cold]
+fn lose_entry(mut entry: Entry<'_>, error: &Error, filter: &Filter) {
+    if filter.policy() == FailurePolicy::Reload {
+        entry.rebuild_later();
+    }
+    entry.poison(error, Some(&filter.stats));
+}
+
 /// [`finish_entry`], at the end of a stream.
+#[inline]
 fn finish_ended(entry: Entry<'_>, result: Result<(), Error>, filter: &Filter) -> Result<(), Error> {
     match result {
         Ok(()) => {

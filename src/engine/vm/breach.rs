@@ -1,13 +1,12 @@
 //! Limits that a callback met: what becomes of them in the log and in the numbers.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Vm;
 use super::trap::trap;
 use crate::abi::Callback;
 use crate::error::{Error, TrapKind};
-use crate::limits::{Budget, Limit};
+use crate::limits::{Budget, Limit, Nanos};
 use crate::observe::{FilterStats, Refused};
 use crate::state::{Context, VmState};
 
@@ -18,14 +17,14 @@ pub(super) struct Breaches(Vec<(Limit, u64)>);
 impl Vm {
     /// What a stream's callbacks may still take begins with what they took before.
     #[inline]
-    pub(crate) fn begin_spending(&mut self, spent: Duration) {
+    pub(crate) fn begin_spending(&mut self, spent: Nanos) {
         self.store.data_mut().left = self.transaction_time.saturating_sub(spent);
     }
 
     /// What they took, all in all. Callbacks of plugin contexts, which may come next, are nobody's transaction.
     #[inline]
-    pub(crate) fn end_spending(&mut self) -> Duration {
-        let left = std::mem::replace(&mut self.store.data_mut().left, Duration::MAX);
+    pub(crate) fn end_spending(&mut self) -> Nanos {
+        let left = std::mem::replace(&mut self.store.data_mut().left, Nanos::MAX);
         self.transaction_time.saturating_sub(left)
     }
 
@@ -71,14 +70,10 @@ impl Vm {
 
     /// How a callback ended, with the limit that ended it.
     #[cold]
-    pub(super) fn ended(
-        &self,
-        callback: Callback,
-        limit: Limit,
-        refused: Option<Refused>,
-        error: &wasmtime::Error,
-    ) -> Error {
-        named(trap(callback, error), self.store.data(), limit, refused)
+    pub(super) fn ended(&self, budget: Budget, refused: Option<Refused>, error: &wasmtime::Error) -> Error {
+        let state = self.state();
+        let limit = if state.stopwatch.limit() < budget.time { Limit::Transaction } else { budget.limit };
+        named(trap(state.callback, error), state, limit, refused)
     }
 }
 

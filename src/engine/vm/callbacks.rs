@@ -2,9 +2,9 @@
 
 use wasmtime::{Instance, Store, TypedFunc, WasmParams, WasmResults};
 
+use super::relay::count_fields;
 use crate::abi::{AbiVersion, MapType};
 use crate::error::Error;
-use crate::host::PseudoHeader;
 use crate::state::VmState;
 
 /// `proxy_on_request_headers` and `proxy_on_response_headers`, by ABI version.
@@ -113,9 +113,7 @@ pub(super) fn call_headers(
     end_of_stream: bool,
 ) -> wasmtime::Result<i32> {
     let Some(callback) = callback else { return Ok(0) };
-    // Pseudo-headers count, as they do in the pairs.
-    let fields = store.data_mut().host.as_deref_mut().and_then(|host| host.header_count(map).ok()).unwrap_or(0);
-    let fields = u32::try_from(fields + PseudoHeader::of_map(map).len()).unwrap_or(u32::MAX);
+    let fields = count_fields(store.data_mut(), map);
     match callback {
         HeadersCallback::New(callback) => callback.call(store, (id, fields, u32::from(end_of_stream))),
         HeadersCallback::Old(callback) => callback.call(store, (id, fields)),

@@ -28,7 +28,9 @@ pub(super) fn trap(callback: Callback, error: &wasmtime::Error) -> Error {
     };
     let backtrace = error.downcast_ref::<WasmBacktrace>().map_or_else(Vec::new, |backtrace| {
         let number = |offset: usize| u32::try_from(offset).ok();
-        let frames = backtrace.frames().iter().take(20).map(|frame| Frame {
+        // The relay is ours.
+        let guests = backtrace.frames().iter().filter(|frame| frame.module().name() != Some(super::relay::NAME));
+        let frames = guests.take(20).map(|frame| Frame {
             function: frame.func_index(),
             offset: frame.func_offset().and_then(number).unwrap_or(0),
             module_offset: frame.module_offset().and_then(number),

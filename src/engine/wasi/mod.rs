@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::hostcalls::ParamType;
 use crate::memory::Guest;
 use crate::state::VmState;
+use crate::vm::follow;
 
 pub(crate) use stdio::flush;
 
@@ -103,6 +104,7 @@ macro_rules! row {
     };
     (@link $linker:ident $module:ident $name:ident ($($arg:ident : $ty:ident),*) $($handler:tt)+) => {
         $linker.func_wrap($module, stringify!($name), |mut guest: Guest<'_>, $($arg: $ty),*| -> wasmtime::Result<i32> {
+            follow(&mut guest);
             let errno = complete(stringify!($name), $($handler)+(&mut guest, $($arg),*));
             guest.data_mut().count_moved(0).map_err(wasmtime::Error::new)?;
             Ok(errno)

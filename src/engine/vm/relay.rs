@@ -1,0 +1,330 @@
+//! Several callbacks in one entry into the guest.
+//!
+//! Going into Wasm and out of it again costs more than most callbacks do, and some callbacks always follow each other:
+//! `proxy_on_context_create` and `proxy_on_request_headers`, then at the end `proxy_on_done`, `proxy_on_log` and
+//! `proxy_on_delete`. So a small module of our own stands beside the guest in its store, the relay, which calls them one after
+//! the other.
+//!
+//! For the guest and for whoever looks on, nothing changes. The relay says in a global of its own which of them runs, and
+//! [`follow`] brings the state up to date wherever that matters: before every hostcall, when an epoch ends, and when the guest
+//! has trapped. Each callback has its own limits, and a trap its own callback's name. Where somebody wants to know of each
+//! callback when it begins (a host that [watches](StreamHost::is_watching), or the meter), they are called one by one.
+
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
+use wasm_encoder::{
+    CodeSection, ConstExpr, EntityType, ExportKind, ExportSection, Function, FunctionSection, GlobalSection,
+    GlobalType, ImportSection, InstructionSink, Module, NameSection, TypeSection, ValType,
+};
+use wasmtime::{AsContextMut, Engine, Extern, Global, Instance, Store, StoreContextMut, TypedFunc, Val};
+
+use super::callbacks::{Callbacks, HeadersCallback};
+use crate::abi::{Callback, MapType};
+use crate::host::PseudoHeader;
+use crate::memory::Guest;
+use crate::state::VmState;
+
+/// The name of every relay, by which its frames are told from the guest's.
+pub(super) const NAME: &str = "wasm-remap's relay";
+
+/// What a stream begins with.
+pub(super) const BEGIN: &[Callback] = &[Callback::ContextCreate, Callback::RequestHeaders];
+
+/// What a stream ends with.
+pub(super) const END: &[Callback] = &[Callback::Done, Callback::Log, Callback::Delete];
+
+/// Which callbacks there are to be relayed. Modules of one shape have the same relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Shape {
+    /// How many parameters `proxy_on_request_headers` has; `None` where there is nothing to relay at the beginning.
+    begin: Option<u32>,
+    /// Of [`END`], those there are.
+    end: [bool; 3],
+}
+
+impl Shape {
+    /// Of a module with these exports. `None` if nothing is gained by a relay.
+    pub(super) fn of(callbacks: &Callbacks) -> Option<Self> {
+        let begin = match (&callbacks.context_create, &callbacks.request_headers) {
+            (Some(_), Some(HeadersCallback::New(_))) => Some(3),
+            (Some(_), Some(HeadersCallback::Old(_))) => Some(2),
+            _ => None,
+        };
+        let end = [callbacks.done.is_some(), callbacks.log.is_some(), callbacks.delete.is_some()];
+        let shape = Shape { begin, end };
+        if begin.is_some() || shape.ends() { Some(shape) } else { None }
+    }
+
+    /// Whether at least two callbacks follow each other at the end.
+    fn ends(self) -> bool {
+        self.end.iter().filter(|is_there| **is_there).count() > 1
+    }
+
+    /// The relay's code.
+    fn encode(self) -> Vec<u8> {
+        use ValType::I32;
+
+        let mut encoder = Encoder::default();
+        let begin = self.begin.map(|params| {
+            let create = encoder.import("create", &[I32; 2], &[]);
+            let headers = encoder.import("headers", &vec![I32; params as usize], &[I32]);
+            (create, headers, params)
+        });
+        let kinds: [(&str, &[ValType]); 3] = [("done", &[I32]), ("log", &[]), ("delete", &[])];
+        let [done, log, delete] = std::array::from_fn(|at| {
+            let (name, results) = kinds[at];
+            if self.ends() && self.end[at] { Some(encoder.import(name, &[I32], results)) } else { None }
+        });
+        let phase = encoder.global("phase");
+        let fields = encoder.global("fields");
+        if let Some((create, headers, params)) = begin {
+            // (context, root, fields, end of stream) -> action
+            encoder.function("begin", &[I32; 4], &[I32], |code| {
+                code.i32_const(0).global_set(phase).local_get(0).local_get(1).call(create);
+                code.i32_const(1).global_set(phase).local_get(0);
+                // With as many fields more or less as the first callback made it.
+                code.local_get(2).global_get(fields).i32_add().i32_const(0).global_set(fields);
+                if params > 2 {
+                    code.local_get(3);
+                }
+                code.call(headers);
+            });
+        }
+        if self.ends() {
+            // (context)
+            encoder.function("end", &[I32], &[], |code| {
+                for (at, import) in [done, log, delete].into_iter().enumerate() {
+                    if let Some(import) = import {
+                        let at = i32::try_from(at).unwrap_or(0);
+                        code.i32_const(at).global_set(phase).local_get(0).call(import);
+                    }
+                    if at == 0 && import.is_some() {
+                        // Its answer counts for plugin contexts alone.
+                        code.drop();
+                    }
+                }
+            });
+        }
+        encoder.finish()
+    }
+}
+
+/// Puts a module together.
+#[derive(Default)]
+struct Encoder {
+    types: TypeSection,
+    imports: ImportSection,
+    functions: FunctionSection,
+    globals: GlobalSection,
+    exports: ExportSection,
+    code: CodeSection,
+}
+
+impl Encoder {
+    /// A type of its own for each function: they are few.
+    fn kind(&mut self, params: &[ValType], results: &[ValType]) -> u32 {
+        self.types.ty().function(params.iter().copied(), results.iter().copied());
+        self.types.len() - 1
+    }
+
+    /// All imports come before all functions.
+    fn import(&mut self, name: &str, params: &[ValType], results: &[ValType]) -> u32 {
+        let kind = self.kind(params, results);
+        self.imports.import("guest", name, EntityType::Function(kind));
+        self.imports.len() - 1
+    }
+
+    fn global(&mut self, name: &str) -> u32 {
+        let kind = GlobalType { val_type: ValType::I32, mutable: true, shared: false };
+        self.globals.global(kind, &ConstExpr::i32_const(0));
+        self.exports.export(name, ExportKind::Global, self.globals.len() - 1);
+        self.globals.len() - 1
+    }
+
+    fn function(
+        &mut self,
+        name: &str,
+        params: &[ValType],
+        results: &[ValType],
+        body: impl FnOnce(&mut InstructionSink<'_>),
+    ) {
+        let kind = self.kind(params, results);
+        self.functions.function(kind);
+        self.exports.export(name, ExportKind::Func, self.imports.len() + self.functions.len() - 1);
+        let mut function = Function::new([]);
+        let mut code = function.instructions();
+        body(&mut code);
+        code.end();
+        self.code.function(&function);
+    }
+
+    fn finish(self) -> Vec<u8> {
+        let mut names = NameSection::new();
+        names.module(NAME);
+        let mut module = Module::new();
+        module.section(&self.types).section(&self.imports).section(&self.functions).section(&self.globals);
+        module.section(&self.exports).section(&self.code).section(&names);
+        module.finish()
+    }
+}
+
+/// The relays of one engine, by shape: a handful, each compiled when the first module of its shape is loaded.
+#[derive(Default)]
+pub(crate) struct Relays(Mutex<HashMap<Shape, wasmtime::Module>>);
+
+impl Relays {
+    fn get(&self, engine: &Engine, shape: Shape) -> wasmtime::Result<wasmtime::Module> {
+        let mut known = self.0.lock();
+        if let Some(module) = known.get(&shape) {
+            return Ok(module.clone());
+        }
+        let module = wasmtime::Module::new(engine, shape.encode())?;
+        known.insert(shape, module.clone());
+        Ok(module)
+    }
+}
+
+/// The type of a relay's `begin`: `(context, root, fields, end of stream) -> action`.
+type Begin = TypedFunc<(u32, u32, u32, u32), i32>;
+
+/// The relay of one VM; the default one relays nothing.
+#[derive(Default)]
+pub(super) struct Relay {
+    pub(super) begin: Option<Begin>,
+    /// `(context)`, and the first callback that it makes.
+    pub(super) end: Option<(Callback, TypedFunc<u32, ()>)>,
+    globals: Option<Globals>,
+}
+
+/// The globals of a relay.
+#[derive(Debug, Clone, Copy)]
+struct Globals {
+    /// Which of the callbacks runs.
+    phase: Global,
+    /// How many fields the first callback of [`BEGIN`] has added.
+    fields: Global,
+}
+
+/// Callbacks that a relay calls one after the other, while it does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Relayed {
+    callbacks: &'static [Callback],
+    globals: Globals,
+    /// How many request fields there were.
+    counted: u32,
+}
+
+impl Relay {
+    /// The relay for a guest with these callbacks.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub(super) fn of(callbacks: &Callbacks, relays: &Relays, store: &mut Store<VmState>) -> wasmtime::Result<Self> {
+        let Some(shape) = Shape::of(callbacks) else { return Ok(Relay::default()) };
+        let module = relays.get(store.engine(), shape)?;
+        let headers = callbacks.request_headers.as_ref().map(|callback| match callback {
+            HeadersCallback::Old(callback) => callback.func(),
+            HeadersCallback::New(callback) => callback.func(),
+        });
+        let imports: Vec<Extern> = module
+            .imports()
+            .filter_map(|import| match import.name() {
+                "create" => callbacks.context_create.as_ref().map(TypedFunc::func),
+                "headers" => headers,
+                "done" => callbacks.done.as_ref().map(TypedFunc::func),
+                "log" => callbacks.log.as_ref().map(TypedFunc::func),
+                _ => callbacks.delete.as_ref().map(TypedFunc::func),
+            })
+            .map(|func| Extern::Func(*func))
+            .collect();
+        let instance = Instance::new(&mut *store, &module, &imports)?;
+        let mut global = |name: &str| instance.get_global(&mut *store, name);
+        let globals = global("phase").zip(global("fields")).map(|(phase, fields)| Globals { phase, fields });
+        let begin = shape.begin.map(|_| instance.get_typed_func(&mut *store, "begin")).transpose()?;
+        let first = END.iter().zip(shape.end).find(|(_, is_there)| *is_there).filter(|_| shape.ends());
+        let end = first.map(|(first, _)| instance.get_typed_func(&mut *store, "end").map(|end| (*first, end)));
+        Ok(Relay { begin, end: end.transpose()?, globals })
+    }
+
+    /// What is to be called for [`BEGIN`] now.
+    #[inline]
+    pub(super) fn begin(&self, state: &mut VmState, counted: u32) -> Option<&Begin> {
+        state.relayed = self.globals.map(|globals| Relayed { callbacks: BEGIN, globals, counted });
+        self.begin.as_ref()
+    }
+
+    /// What is to be called for [`END`] now.
+    #[inline]
+    pub(super) fn end(&self, state: &mut VmState) -> Option<&TypedFunc<u32, ()>> {
+        state.relayed = self.globals.map(|globals| Relayed { callbacks: END, globals, counted: 0 });
+        self.end.as_ref().map(|(_, end)| end)
+    }
+}
+
+/// Brings the state up to date with a guest whose callbacks are relayed: the callback that runs may be another one by now.
+#[inline]
+pub(crate) fn follow(mut store: impl AsContextMut<Data = VmState>) {
+    let mut store = store.as_context_mut();
+    if let Some(relayed) = store.data().relayed {
+        catch_up(&mut store, relayed);
+    }
+}
+
+#[cold]
+fn catch_up(store: &mut StoreContextMut<'_, VmState>, relayed: Relayed) {
+    let Val::I32(phase) = relayed.globals.phase.get(&mut *store) else { return };
+    let Some(&callback) = usize::try_from(phase).ok().and_then(|phase| relayed.callbacks.get(phase)) else { return };
+    let state = store.data_mut();
+    if callback != state.callback {
+        state.turn_to(callback);
+    }
+    if relayed.callbacks.last() == Some(&callback) {
+        // Nothing comes after it.
+        state.relayed = None;
+    }
+}
+
+/// A hostcall is over, which [`follow`] had begun: if it was made by the first callback of [`BEGIN`], the second is to know how
+/// many fields there are by now.
+#[inline]
+pub(crate) fn recount(guest: &mut Guest<'_>) {
+    if guest.data().relayed.is_some() && guest.data().callback == Callback::ContextCreate {
+        recount_fields(guest);
+    }
+}
+
+#[cold]
+fn recount_fields(guest: &mut Guest<'_>) {
+    let Some(relayed) = guest.data().relayed else { return };
+    let more = count_fields(guest.data_mut(), MapType::HttpRequestHeaders).wrapping_sub(relayed.counted);
+    // It is an i32 that can be changed: nothing is wrong with any i32.
+    let _ = relayed.globals.fields.set(&mut *guest, Val::I32(more.cast_signed()));
+}
+
+/// How many fields a map has for the guest. Pseudo-headers count, as they do in the pairs.
+#[inline]
+pub(super) fn count_fields(state: &mut VmState, map: MapType) -> u32 {
+    let fields = state.host.as_deref_mut().and_then(|host| host.header_count(map).ok()).unwrap_or(0);
+    u32::try_from(fields + PseudoHeader::of_map(map).len()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relays_of_every_shape_are_modules() {
+        let engine = Engine::default();
+        for begin in [None, Some(2), Some(3)] {
+            for bits in 0..8u8 {
+                let end = std::array::from_fn(|at| bits >> at & 1 == 1);
+                let shape = Shape { begin, end };
+                let module = wasmtime::Module::new(&engine, shape.encode()).unwrap();
+                assert_eq!(module.name(), Some(NAME));
+                assert_eq!(module.get_export("begin").is_some(), begin.is_some());
+                assert_eq!(module.get_export("end").is_some(), bits.count_ones() > 1, "{bits:b}");
+            }
+        }
+    }
+}
