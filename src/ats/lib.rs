@@ -10,7 +10,7 @@
 //! | [`txn`], [`messages`], [`hook`] | a transaction; its messages; the duty to re-enable it |
 //! | [`headers`], [`http`], [`url`] | header fields; request and status lines; URLs |
 //! | [`remap`] | what the `TSRemap*` entry points are given |
-//! | [`txn_hooks`] | what is done at the hooks of a transaction, without a continuation for each |
+//! | [`txn_hooks`] | what is done at the hooks of a transaction, with a continuation that the thread has kept |
 //! | [`transform`], [`transform_io`], [`wake`] | transforms of bodies: their life, what they do, how they are woken |
 //! | [`iobuf`], [`vio`] | the buffers that bodies are in; their way from one side to the other |
 //! | [`txn_body`] | bodies without a transform |
@@ -19,7 +19,8 @@
 //! | [`cont`], [`schedule`], [`bell`], [`event`], [`thread`] | continuations, timers, calls from other threads, event numbers, threads |
 //! | [`log`](mod@log), [`text_log`] | diagnostics; log files of our own |
 //! | [`stats`], [`mgmt`], [`alloc`] | counters, records, memory that ATS will free |
-//! | [`global`] | pointers by which copies of the plugin find each other |
+//! | [`global`] | pointers and numbers by which copies of the plugin find each other |
+//! | [`counting`] | which thread runs a callback of ours, for builds that count allocations |
 //! | [`lifecycle`] | messages of the operator's |
 //!
 //! **Threads.** ATS calls a plugin on its event threads, and a transaction keeps its thread. Everything here may be

@@ -111,7 +111,8 @@ impl<T: TxnHandler> Node<T> {
 
     /// Keeps a node whose data is gone, or destroys it if there are enough.
     fn put(node: NonNull<Self>) {
-        let kept = T::kept().with(|kept| {
+        // On a thread that ends, which has no room any more, it is destroyed.
+        let kept = T::kept().try_with(|kept| {
             let mut kept = kept.0.borrow_mut();
             let room = kept.len() < KEPT;
             if room {
@@ -119,7 +120,7 @@ impl<T: TxnHandler> Node<T> {
             }
             room
         });
-        if !kept {
+        if !kept.unwrap_or(false) {
             // SAFETY: there are no references and no data any more; the continuation is called for no transaction.
             unsafe {
                 TSContDestroy(node.as_ref().cont.as_ptr());
@@ -241,8 +242,9 @@ unsafe extern "C" fn trampoline<T: TxnHandler>(cont: TSCont, event: TSEvent, eda
         // SAFETY: the continuation that was called lives, and its data is a node of `T`'s, see `Node::create`.
         let Some(node) = NonNull::new(unsafe { TSContDataGet(cont) }.cast::<Node<T>>()) else { return hook.resume() };
         // SAFETY: a node lives as long as its continuation; this never changes, so it may be read on any thread.
-        let home = unsafe { node.as_ref() }.home;
+        let home = unsafe { (*node.as_ptr()).home };
         if hook.home() != Some(home) {
+            // ATS 9.2 moves none. What it has of ours stays, unused, for nobody may drop it here.
             log::error(format_args!("{}: a transaction changed its thread; it goes on without us", T::NAME));
             return hook.resume();
         }

@@ -69,8 +69,10 @@ impl Properties {
         self.all[..self.used].iter()
     }
 
-    fn begin_again(&mut self) {
+    /// None is kept, and of their room no more than most streams need.
+    fn clear(&mut self) {
         self.all.truncate(8);
+        self.all.shrink_to(8);
         for property in &mut self.all {
             if property.path.capacity() + property.value.capacity() > Self::KEPT {
                 *property = Property::default();
@@ -164,12 +166,23 @@ impl StreamCell {
         true
     }
 
-    /// The stream is over, and its cell waits for another one: whatever is the host's goes now.
+    /// The stream is over, and its cell waits for another one, which may never come: what is the host's goes now, and all that
+    /// may be large.
     #[inline]
     pub(crate) fn rest(&self) {
         if self.touched.load(Ordering::Relaxed) {
             drop(self.close());
+            self.empty();
         }
+    }
+
+    fn empty(&self) {
+        let mut inner = self.lock();
+        inner.properties.clear();
+        let (effects, bodies) = (std::mem::take(&mut inner.effects), std::mem::take(&mut inner.bodies));
+        drop(inner);
+        // Outside the lock: a body's memory is the host's.
+        drop((effects, bodies));
     }
 
     fn begin_touched(&self, bodies: Bodies) {
@@ -178,7 +191,7 @@ impl StreamCell {
         // Both went when the stream ended, unless it had none.
         (inner.host, inner.waker) = (None, None);
         inner.effects = Effects::default();
-        inner.properties.begin_again();
+        inner.properties.clear();
         inner.bodies.begin_again(bodies);
         (inner.parked, inner.closed) = (false, false);
         self.touched.store(false, Ordering::Relaxed);
@@ -290,8 +303,13 @@ impl StreamCell {
             // A value that was set before somebody declared it keeps its freedom, as in Envoy.
             Some(at) => {
                 let own = &mut inner.properties.all[at].value;
-                own.clear();
-                own.extend_from_slice(value);
+                // What is counted is what is kept: not the room of a value that was longer.
+                if own.capacity() > Properties::KEPT.max(2 * value.len()) {
+                    *own = value.to_vec();
+                } else {
+                    own.clear();
+                    own.extend_from_slice(value);
+                }
             }
             None => inner.properties.push(path, value, read_only),
         }

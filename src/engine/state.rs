@@ -314,9 +314,7 @@ impl VmState {
             }
             Some(Context::Stream { cell, .. }) => {
                 // Another filter's context of the very stream that is lent already: the host serves both.
-                let same = matches!(self.contexts.get(&self.host_of),
-                    Some(Context::Stream { cell: lent, .. }) if Arc::ptr_eq(lent, cell));
-                if same {
+                if self.are_of_one_stream(id, self.host_of) {
                     self.host_of = id;
                     self.effective_context = id;
                     return Ok(());
@@ -337,12 +335,23 @@ impl VmState {
         Ok(())
     }
 
+    /// Whether both are contexts of one stream.
+    pub(crate) fn are_of_one_stream(&self, one: u32, other: u32) -> bool {
+        matches!((self.contexts.get(&one), self.contexts.get(&other)),
+            (Some(Context::Stream { cell: one, .. }), Some(Context::Stream { cell: other, .. })) if Arc::ptr_eq(one, other))
+    }
+
     /// Makes the context that the VM was entered for the one that hostcalls act on, after a callback that turned to another.
     #[cold]
     pub(crate) fn turn_back(&mut self) {
         let id = self.true_context;
-        self.return_host();
         self.effective_context = id;
+        if self.are_of_one_stream(id, self.host_of) {
+            // It has the host of both.
+            self.host_of = id;
+            return;
+        }
+        self.return_host();
         if let Some(Context::Stream { cell, .. }) = self.contexts.get(&id) {
             self.host = cell.take_host();
             self.host_of = id;

@@ -1,6 +1,6 @@
 //! One VM: a store, an instance, its contexts, and the typed entry points into it.
 //!
-//! Every entry goes through [`Vm::call`], which arms the deadline, sets the context that hostcalls act on, and
+//! Every entry goes through [`Vm::enter`], which arms the deadline, sets the context that hostcalls act on, and
 //! turns a trap, or a panic of ours inside a hostcall, into an [`Error::Trap`]. After such an error the VM is
 //! poisoned: whoever owns it must drop it.
 
@@ -219,8 +219,8 @@ impl Vm {
             self.meter.stop(self.store.data(), callback, context, begun);
         }
         if !matches!(outcome, Ok(Ok(_))) {
-            // Before the state is asked which callback it was.
-            relay::follow(&mut self.store);
+            // Before the state is asked which callback it was. What panicked may panic again.
+            let _ = catch_unwind(AssertUnwindSafe(|| relay::follow(&mut self.store)));
         }
         let state = self.store.data_mut();
         state.relayed = None;
@@ -272,6 +272,7 @@ impl Vm {
             }
             Ok(())
         })();
+        self.store.data_mut().return_host();
         match result {
             Ok(()) => Ok(id),
             Err(error) => {
@@ -290,8 +291,9 @@ impl Vm {
         let budget = self.callback_time;
         let done = self.call(Callback::Done, id, budget, |callbacks, store| {
             callbacks.done.as_ref().map_or(Ok(1), |done| done.call(store, id))
-        })?;
-        if done == 0 {
+        });
+        self.store.data_mut().return_host();
+        if done? == 0 {
             if let Some(Context::Root(root)) = self.store.data_mut().contexts.get_mut(&id) {
                 root.own_mut().pending_done = true;
             }
@@ -309,12 +311,16 @@ impl Vm {
 
     fn delete_root(&mut self, id: u32) -> Result<(), Error> {
         let budget = self.callback_time;
-        self.call(Callback::Log, id, budget, |callbacks, store| {
+        let logged = self.call(Callback::Log, id, budget, |callbacks, store| {
             callbacks.log.as_ref().map_or(Ok(()), |log| log.call(store, id))
-        })?;
-        self.call(Callback::Delete, id, budget, |callbacks, store| {
-            callbacks.delete.as_ref().map_or(Ok(()), |delete| delete.call(store, id))
-        })?;
+        });
+        let deleted = logged.and_then(|()| {
+            self.call(Callback::Delete, id, budget, |callbacks, store| {
+                callbacks.delete.as_ref().map_or(Ok(()), |delete| delete.call(store, id))
+            })
+        });
+        self.store.data_mut().return_host();
+        deleted?;
         self.forget_root(id);
         Ok(())
     }
@@ -366,7 +372,9 @@ impl Vm {
     pub(crate) fn take_back(&mut self, id: u32, cell: &StreamCell, host: &mut Option<Box<dyn StreamHost>>) -> bool {
         self.meter.end_visit();
         let state = self.store.data_mut();
-        if state.host_of == id {
+        let is_of_this_stream =
+            |of: &Context| matches!(of, Context::Stream { cell: lent, .. } if std::ptr::eq(&**lent, cell));
+        if state.host_of == id || state.contexts.get(&state.host_of).is_some_and(is_of_this_stream) {
             state.host_of = 0;
             *host = state.host.take();
         } else {
@@ -486,8 +494,11 @@ impl Vm {
     pub(crate) fn end_stream(&mut self, id: u32, cells: &mut SmallVec<[Arc<StreamCell>; 4]>) -> Result<(), Error> {
         let result = self.call_end(id);
         // A host that is not this stream's finds its way home by its context, and this one's by its cell.
-        if self.store.data().host_of != id {
-            self.store.data_mut().return_host();
+        let state = self.store.data_mut();
+        if state.are_of_one_stream(state.host_of, id) {
+            state.host_of = id;
+        } else if state.host_of != id {
+            state.return_host();
         }
         if let Some(Context::Stream { cell, .. }) = self.store.data_mut().contexts.remove(&id) {
             cells.push(cell);

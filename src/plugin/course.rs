@@ -339,7 +339,8 @@ impl Course {
                 transform.output_append(&mut bytes.0);
             }
             self.written += len as u64;
-            self.spare = Some(bytes);
+            // Nothing is moved once the output is shut down.
+            self.spare = Some(bytes).filter(|bytes| bytes.0.is_empty());
             if let Some(mut output) = transform.output() {
                 output.reenable();
             }

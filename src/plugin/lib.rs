@@ -135,8 +135,9 @@ pub unsafe extern "C" fn TSRemapDoRemap(
             let Some((chain, participants)) = transaction::participants(rule, &request, slot) else {
                 return Outcome::default();
             };
-            // SAFETY: the handle goes with the stream's host, which TXN_CLOSE drops before it is re-enabled
-            // (`transaction::State::close`) - or with the stream itself, if no hook could be added. The engine uses
+            // SAFETY: the handle goes with the stream's host, which lets go of it at TXN_CLOSE, before that is re-enabled
+            // (`state::State::close`, `TxnHost::retire`) - or with the stream itself, if the transaction's data could not be
+            // prepared, or `begin` panicked before that was attached. The engine uses
             // it only while one of its calls runs, and no other view of the messages is alive around those.
             let handle = unsafe { TxnHandle::new(request.txn()) };
             handle.map_or_else(Outcome::default, |handle| {

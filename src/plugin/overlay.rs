@@ -72,7 +72,8 @@ impl Overlay {
 
     /// Gives the memory of a copy that is done with to the next.
     pub(crate) fn recycle(mut self: Box<Self>) {
-        if self.text.capacity() + self.fields.capacity() * size_of::<(Span, Span)>() > KEPT {
+        let tables = self.fields.capacity() * size_of::<(Span, Span)>() + self.changes.capacity() * size_of::<Change>();
+        if self.text.capacity() + tables > KEPT {
             return;
         }
         self.text.clear();
@@ -148,7 +149,12 @@ impl Overlay {
 
     pub(crate) fn set_status(&mut self, status: u16) {
         self.status = status;
-        self.changes.push(Change::Status(status));
+        // The last one counts, wherever it stands: however often it is set, it is written once.
+        match self.changes.iter_mut().find_map(|change| if let Change::Status(old) = change { Some(old) } else { None })
+        {
+            Some(old) => *old = status,
+            None => self.changes.push(Change::Status(status)),
+        }
     }
 
     /// What filters say of the body's length.

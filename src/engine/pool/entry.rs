@@ -222,8 +222,9 @@ impl<'p> Entry<'p> {
     fn leave_aftermath(mut self) {
         let mut aftermath = Aftermath::default();
         if let Some(vm) = self.current() {
-            aftermath = vm.aftermath();
+            // First, for their last callbacks may act on streams, too.
             let deleted = vm.delete_done_roots();
+            aftermath = vm.aftermath();
             self.pool.note_asynchronous(&aftermath);
             match deleted {
                 Ok(deleted) => self.slot.counters.roots_deleted.add(deleted),

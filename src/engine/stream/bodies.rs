@@ -206,7 +206,7 @@ impl Course {
             let alive = self.is_alive(chain, at);
             if !alive
                 && self.parts[at].state == PartState::Alive
-                && let Some(verdict) = self.fail(chain, at, &super::course::gone())
+                && let Some(verdict) = self.fail(chain, at, &super::visits::gone())
             {
                 return verdict;
             }

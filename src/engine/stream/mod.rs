@@ -11,6 +11,7 @@ mod bodies;
 mod course;
 mod policy;
 mod recycle;
+mod visits;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -73,7 +73,7 @@ impl Vm {
     pub(super) fn ended(&self, budget: Budget, refused: Option<Refused>, error: &wasmtime::Error) -> Error {
         let state = self.state();
         let limit = if state.stopwatch.limit() < budget.time { Limit::Transaction } else { budget.limit };
-        named(trap(state.callback, error), state, limit, refused)
+        named(trap(state.callback, self.relay.module(), error), state, limit, refused)
     }
 }
 
@@ -81,7 +81,7 @@ impl Vm {
 #[cold]
 pub(super) fn at_instantiation(state: &mut VmState, budget: Budget, error: &wasmtime::Error) -> Error {
     let refused = state.limits.has_refused().then(|| state.limits.take_refused());
-    named(trap(Callback::Start, error), state, budget.limit, refused)
+    named(trap(Callback::Start, None, error), state, budget.limit, refused)
 }
 
 /// The trap with the limit that it comes from.

@@ -25,14 +25,18 @@ use crate::host::PseudoHeader;
 use crate::memory::Guest;
 use crate::state::VmState;
 
-/// The name of every relay, by which its frames are told from the guest's.
-pub(super) const NAME: &str = "wasm-remap's relay";
+/// The name of every relay, for profilers.
+const NAME: &str = "wasm-remap's relay";
 
 /// What a stream begins with.
 pub(super) const BEGIN: &[Callback] = &[Callback::ContextCreate, Callback::RequestHeaders];
 
 /// What a stream ends with.
 pub(super) const END: &[Callback] = &[Callback::Done, Callback::Log, Callback::Delete];
+
+/// The phase in which no callback runs. An epoch may end between the entry into the relay and its first instruction, and must
+/// not find the phase in which the last entry ended.
+const NONE: i32 = -1;
 
 /// Which callbacks there are to be relayed. Modules of one shape have the same relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,8 +80,8 @@ impl Shape {
             let (name, results) = kinds[at];
             if self.ends() && self.end[at] { Some(encoder.import(name, &[I32], results)) } else { None }
         });
-        let phase = encoder.global("phase");
-        let fields = encoder.global("fields");
+        let phase = encoder.global("phase", NONE);
+        let fields = encoder.global("fields", 0);
         if let Some((create, headers, params)) = begin {
             // (context, root, fields, end of stream) -> action
             encoder.function("begin", &[I32; 4], &[I32], |code| {
@@ -88,7 +92,7 @@ impl Shape {
                 if params > 2 {
                     code.local_get(3);
                 }
-                code.call(headers);
+                code.call(headers).i32_const(NONE).global_set(phase);
             });
         }
         if self.ends() {
@@ -104,6 +108,7 @@ impl Shape {
                         code.drop();
                     }
                 }
+                code.i32_const(NONE).global_set(phase);
             });
         }
         encoder.finish()
@@ -135,9 +140,9 @@ impl Encoder {
         self.imports.len() - 1
     }
 
-    fn global(&mut self, name: &str) -> u32 {
+    fn global(&mut self, name: &str, value: i32) -> u32 {
         let kind = GlobalType { val_type: ValType::I32, mutable: true, shared: false };
-        self.globals.global(kind, &ConstExpr::i32_const(0));
+        self.globals.global(kind, &ConstExpr::i32_const(value));
         self.exports.export(name, ExportKind::Global, self.globals.len() - 1);
         self.globals.len() - 1
     }
@@ -169,7 +174,7 @@ impl Encoder {
     }
 }
 
-/// The relays of one engine, by shape: a handful, each compiled when the first module of its shape is loaded.
+/// The relays of one engine, by shape: a handful, each compiled when the first VM of its shape is built.
 #[derive(Default)]
 pub(crate) struct Relays(Mutex<HashMap<Shape, wasmtime::Module>>);
 
@@ -194,7 +199,7 @@ pub(super) struct Relay {
     pub(super) begin: Option<Begin>,
     /// `(context)`, and the first callback that it makes.
     pub(super) end: Option<(Callback, TypedFunc<u32, ()>)>,
-    globals: Option<Globals>,
+    made: Option<(wasmtime::Module, Globals)>,
 }
 
 /// The globals of a relay.
@@ -244,20 +249,25 @@ impl Relay {
         let begin = shape.begin.map(|_| instance.get_typed_func(&mut *store, "begin")).transpose()?;
         let first = END.iter().zip(shape.end).find(|(_, is_there)| *is_there).filter(|_| shape.ends());
         let end = first.map(|(first, _)| instance.get_typed_func(&mut *store, "end").map(|end| (*first, end)));
-        Ok(Relay { begin, end: end.transpose()?, globals })
+        Ok(Relay { begin, end: end.transpose()?, made: globals.map(|globals| (module, globals)) })
+    }
+
+    /// The module, by which its frames are told from the guest's.
+    pub(super) fn module(&self) -> Option<&wasmtime::Module> {
+        self.made.as_ref().map(|(module, _)| module)
     }
 
     /// What is to be called for [`BEGIN`] now.
     #[inline]
     pub(super) fn begin(&self, state: &mut VmState, counted: u32) -> Option<&Begin> {
-        state.relayed = self.globals.map(|globals| Relayed { callbacks: BEGIN, globals, counted });
+        state.relayed = self.made.as_ref().map(|&(_, globals)| Relayed { callbacks: BEGIN, globals, counted });
         self.begin.as_ref()
     }
 
     /// What is to be called for [`END`] now.
     #[inline]
     pub(super) fn end(&self, state: &mut VmState) -> Option<&TypedFunc<u32, ()>> {
-        state.relayed = self.globals.map(|globals| Relayed { callbacks: END, globals, counted: 0 });
+        state.relayed = self.made.as_ref().map(|&(_, globals)| Relayed { callbacks: END, globals, counted: 0 });
         self.end.as_ref().map(|(_, end)| end)
     }
 }
@@ -289,7 +299,8 @@ fn catch_up(store: &mut StoreContextMut<'_, VmState>, relayed: Relayed) {
 /// many fields there are by now.
 #[inline]
 pub(crate) fn recount(guest: &mut Guest<'_>) {
-    if guest.data().relayed.is_some() && guest.data().callback == Callback::ContextCreate {
+    let state = guest.data();
+    if state.relayed.is_some() && state.callback == Callback::ContextCreate && state.host_of == state.true_context {
         recount_fields(guest);
     }
 }
@@ -325,6 +336,45 @@ mod tests {
                 assert_eq!(module.get_export("begin").is_some(), begin.is_some());
                 assert_eq!(module.get_export("end").is_some(), bits.count_ones() > 1, "{bits:b}");
             }
+        }
+    }
+
+    #[test]
+    fn the_phase_says_which_callback_runs_and_behind_them_that_none_does() {
+        let engine = Engine::default();
+        for params in [2, 3] {
+            let shape = Shape { begin: Some(params), end: [true, false, true] };
+            let module = wasmtime::Module::new(&engine, shape.encode()).unwrap();
+            let mut store = Store::new(&engine, (None::<Global>, Vec::new()));
+            let calls = module.imports().map(|import| {
+                let name = import.name().to_owned();
+                let kind = import.ty().unwrap_func().clone();
+                let func = wasmtime::Func::new(&mut store, kind, move |mut caller, params, results| {
+                    let phase = caller.data().0.unwrap().get(&mut caller).unwrap_i32();
+                    let params = params.iter().map(Val::unwrap_i32).collect::<Vec<_>>();
+                    caller.data_mut().1.push((name.clone(), phase, params));
+                    results.fill(Val::I32(1));
+                    Ok(())
+                });
+                Extern::Func(func)
+            });
+            let calls: Vec<_> = calls.collect();
+            let instance = Instance::new(&mut store, &module, &calls).unwrap();
+            let phase = instance.get_global(&mut store, "phase").unwrap();
+            store.data_mut().0 = Some(phase);
+            assert_eq!(phase.get(&mut store).unwrap_i32(), NONE);
+            let begin = instance.get_typed_func::<(i32, i32, i32, i32), i32>(&mut store, "begin").unwrap();
+            let fields = instance.get_global(&mut store, "fields").unwrap();
+            fields.set(&mut store, Val::I32(2)).unwrap();
+            assert_eq!(begin.call(&mut store, (7, 1, 5, 0)).unwrap(), 1);
+            assert_eq!((phase.get(&mut store).unwrap_i32(), fields.get(&mut store).unwrap_i32()), (NONE, 0));
+            instance.get_typed_func::<i32, ()>(&mut store, "end").unwrap().call(&mut store, 7).unwrap();
+            assert_eq!(phase.get(&mut store).unwrap_i32(), NONE);
+            let headers = if params == 2 { vec![7, 7] } else { vec![7, 7, 0] };
+            let seen = store.into_data().1;
+            let expected =
+                [("create", 0, vec![7, 1]), ("headers", 1, headers), ("done", 0, vec![7]), ("delete", 2, vec![7])];
+            assert_eq!(seen, expected.map(|(name, phase, params)| (name.to_owned(), phase, params)));
         }
     }
 }

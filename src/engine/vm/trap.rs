@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use wasmtime::WasmBacktrace;
+use wasmtime::{FrameInfo, Module, WasmBacktrace};
 
 use crate::abi::Callback;
 use crate::error::{Error, Trap, TrapKind};
 use crate::journal::Frame;
 use crate::limits::Limit;
 
-/// Sorts a guest's end into its class.
-pub(super) fn trap(callback: Callback, error: &wasmtime::Error) -> Error {
+/// Sorts a guest's end into its class. Frames of the `relay` are not the guest's.
+pub(super) fn trap(callback: Callback, relay: Option<&Module>, error: &wasmtime::Error) -> Error {
     let (kind, reason) = if let Some(exit) = error.downcast_ref::<crate::wasi::GuestExit>() {
         (TrapKind::Exit(exit.0), exit.to_string())
     } else if let Some(ours) = error.downcast_ref::<Error>() {
@@ -29,7 +29,8 @@ pub(super) fn trap(callback: Callback, error: &wasmtime::Error) -> Error {
     let backtrace = error.downcast_ref::<WasmBacktrace>().map_or_else(Vec::new, |backtrace| {
         let number = |offset: usize| u32::try_from(offset).ok();
         // The relay is ours.
-        let guests = backtrace.frames().iter().filter(|frame| frame.module().name() != Some(super::relay::NAME));
+        let is_ours = |frame: &&FrameInfo| relay.is_some_and(|relay| Module::same(relay, frame.module()));
+        let guests = backtrace.frames().iter().filter(|frame| !is_ours(frame));
         let frames = guests.take(20).map(|frame| Frame {
             function: frame.func_index(),
             offset: frame.func_offset().and_then(number).unwrap_or(0),

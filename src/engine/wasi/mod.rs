@@ -98,6 +98,7 @@ macro_rules! row {
     };
     (@link $linker:ident $module:ident $name:ident ($code:ident : i32) exits) => {
         $linker.func_wrap($module, stringify!($name), |mut guest: Guest<'_>, $code: i32| -> wasmtime::Result<()> {
+            follow(&mut guest);
             flush(guest.data_mut());
             Err(wasmtime::Error::new(GuestExit($code)))
         })
