@@ -151,4 +151,7 @@ fn fields_that_ats_knows_by_number_are_found_without_their_names() {
     assert_eq!(map.get_known(KnownField::Host), Some(&b"a.test"[..]));
     assert_eq!(map.get_known(KnownField::ContentLength), Some(&b"0"[..]));
     assert!(!map.has_known(KnownField::TransferEncoding));
+    assert_eq!(fake_ats::found_by_number(), 3);
+    assert_eq!(map.get_first(b"Content-Length"), Some(&b"0"[..]));
+    assert_eq!(fake_ats::found_by_number(), 3, "a name of ours is text to ATS");
 }

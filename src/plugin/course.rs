@@ -17,7 +17,7 @@ use crate::framing::Length;
 use crate::host::with_host;
 use crate::state::{Outgoing, State};
 
-/// What is taken from upstream at a time, and what may wait in the output.
+/// What is taken from upstream at a time, and what may wait in the output, unless all goes [at once](AT_ONCE).
 const WINDOW: usize = 128 << 10;
 
 /// A response that has come as a whole, as one from the cache's memory does, and is no longer than this, is transformed at

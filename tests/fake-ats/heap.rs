@@ -12,7 +12,16 @@ use ats_sys::{
 use crate::url::UrlImpl;
 use crate::{bytes, object, put};
 
-thread_local!(static FIELD_HANDLES: Cell<usize> = const { Cell::new(0) });
+thread_local! {
+    static FIELD_HANDLES: Cell<usize> = const { Cell::new(0) };
+    static FOUND_BY_NUMBER: Cell<usize> = const { Cell::new(0) };
+}
+
+/// How often a field was looked for by ATS's own copy of its name, on this thread.
+#[must_use]
+pub fn found_by_number() -> usize {
+    FOUND_BY_NUMBER.get()
+}
 
 /// Field handles of this thread that were handed out and not released.
 #[must_use]
@@ -201,6 +210,12 @@ macro_rules! known_fields {
         static mut $name: *const c_char = $text.as_ptr();
         #[unsafe(no_mangle)]
         static mut $len: c_int = $text.count_bytes() as c_int;)+
+
+        /// Whether this is ATS's own copy of a name, by which it knows the field's number.
+        fn is_own_copy(name: *const c_char) -> bool {
+            // SAFETY: nobody writes these.
+            unsafe { [$($name),+].contains(&name) }
+        }
     };
 }
 
@@ -255,6 +270,9 @@ extern "C" fn TSMimeHdrFieldGet(_bufp: TSMBuffer, hdr: TSMLoc, idx: c_int) -> TS
 
 #[unsafe(no_mangle)]
 extern "C" fn TSMimeHdrFieldFind(_bufp: TSMBuffer, hdr: TSMLoc, name: *const c_char, len: c_int) -> TSMLoc {
+    if is_own_copy(name) {
+        FOUND_BY_NUMBER.set(FOUND_BY_NUMBER.get() + 1);
+    }
     let name = bytes(name, len);
     find(hdr, 0, |slot| slot.name.eq_ignore_ascii_case(name))
 }

@@ -21,7 +21,7 @@ mod url;
 mod vconn;
 
 pub use cont::{live_conts, run_all_scheduled, run_scheduled, scheduled};
-pub use heap::{Message, live_field_handles};
+pub use heap::{Message, found_by_number, live_field_handles};
 pub use iobuf::{BLOCK, live_buffers, take_copied};
 pub use lifecycle::send_message;
 pub use misc::{

@@ -8,7 +8,7 @@
 //! For the guest and for whoever looks on, nothing changes. The relay says in a global of its own which of them runs, and
 //! [`follow`] brings the state up to date wherever that matters: before every hostcall, when an epoch ends, and when the guest
 //! has trapped. Each callback has its own limits, and a trap its own callback's name. Where somebody wants to know of each
-//! callback when it begins (a host that [watches](StreamHost::is_watching), or the meter), they are called one by one.
+//! callback when it begins (a host that [watches](crate::StreamHost::is_watching), or the meter), they are called one by one.
 
 use std::collections::HashMap;
 
