@@ -306,12 +306,18 @@ fn ten_thousand_transactions_that_end_anywhere_leave_nothing() {
     let time = begin.elapsed();
 
     // What was begun has ended, here and at the origin.
+    let mut told = Instant::now();
     wait_until(Duration::from_secs(60), "the end of all transactions in ATS", || {
         let metrics = server.metrics();
         let number = |name: &str| metrics.get(name).copied().unwrap_or(0);
         // The request for the metrics is one.
         let open = number("proxy.process.http.current_client_transactions");
         let streams = number("proxy.process.http2.current_client_streams");
+        if told.elapsed() > Duration::from_secs(10) {
+            told = Instant::now();
+            let contexts = number("wasm_remap.streams_created") - number("wasm_remap.streams_deleted");
+            println!("left: {open} transactions, {streams} streams of HTTP/2, {contexts} contexts of filters");
+        }
         (open <= 1 && streams == 0).then_some(())
     });
     let counters = server.counters("the ends of all contexts", |counters| {

@@ -57,9 +57,10 @@ fn each_transaction_has_a_vm_that_did_nothing_before() {
     };
     let (roots, streams) = (ids("create-root"), ids("create"));
     assert_eq!(streams.len(), 240);
-    // Numbers count up in a VM: the first context of each is the plugin's, the second the one stream that it ever has.
+    // Numbers count up in a VM, where some are left out: the first context of each is the plugin's, the next the one stream that
+    // it ever has, which has one number in all of them.
     assert!(roots.len() >= 240 && roots.iter().all(|&id| id == 1), "{roots:?}");
-    assert!(streams.iter().all(|&id| id == 2), "{streams:?}");
+    assert!(streams.iter().all(|&id| id == streams[0] && id > 1), "{streams:?}");
     assert_eq!(ids("delete").len(), 240);
     assert!(ids("delete-root").len() >= 240, "the plugin context is told of its end, too");
 }

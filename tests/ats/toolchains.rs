@@ -61,7 +61,7 @@ fn start(origin: &Origin) -> TrafficServer {
         let (word, compiler) = (case.words[0], case.compiler());
         let text = format!(
             "filters:\n  - name: {word}\n    module:\n      path: {{guest:scenarios-{word}}}\n      compiler: {compiler}\n    \
-             root_id: scenarios\n    configuration: '{}'\n",
+             root_id: scenarios\n    limits: {{log_lines_per_second: 100000}}\n    configuration: '{}'\n",
             configuration(word)
         );
         builder = builder.file(&format!("{word}-{compiler}.yaml"), &text);
