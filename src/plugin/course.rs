@@ -74,6 +74,9 @@ pub(crate) struct Course {
     pub(crate) opened: bool,
     /// The other side reads too slowly for more.
     pub(crate) blocked: bool,
+    /// So much can be given to the other side before it has to be asked again how much waits there: to ask walks all of
+    /// that.
+    room: usize,
     /// The origin is not read from meanwhile.
     server_held: Option<i64>,
     /// All is said.
@@ -102,6 +105,11 @@ impl Course {
         Course { over: true, ..Course::default() }
     }
 
+    /// How much has come, framing included.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
+    }
+
     /// Moves what can be moved.
     pub(crate) fn step(&mut self, side: Side, state: &mut State, transform: &mut Transform<'_>) -> Next {
         if self.over {
@@ -125,12 +133,8 @@ impl Course {
         while !state.is_ending() {
             self.collect(side, state);
             self.deliver(transform);
-            if !self.ended && self.opened {
-                let backlog = transform.txn().and_then(|txn| match side {
-                    Side::Request => txn.server_backlog(),
-                    Side::Response => txn.client_backlog(),
-                });
-                self.blocked = backlog.is_some_and(|waiting| waiting > PEER_WINDOW);
+            if !self.ended && self.opened && self.room == 0 {
+                self.ask_peer(side, transform);
             }
             let full = self.blocked || !state.stream.wants_more(side) || self.waiting(transform) >= window;
             if side == Side::Response
@@ -180,7 +184,8 @@ impl Course {
             with_host(&mut state.stream, |host| host.late = true);
         }
         let nbytes = transform.input().map_or(UNKNOWN, |input| input.nbytes());
-        self.announced = (nbytes != UNKNOWN).then_some(nbytes);
+        // ATS may have it all by now, and know how long it is with its framing.
+        self.announced = (nbytes != UNKNOWN && self.decoder.is_none()).then_some(nbytes);
         if side == Side::Response && state.needs.response_body == Some(engine::At::Client) && !state.shown {
             state.shown = true;
             let status = with_host(&mut state.stream, |host| host.begin_early(self.announced)).flatten();
@@ -198,6 +203,17 @@ impl Course {
     /// What waits to be read from us, opened or not.
     fn waiting(&self, transform: &mut Transform<'_>) -> usize {
         transform.output_waiting() + self.pending.as_ref().map_or(0, |pending| pending.0.len())
+    }
+
+    /// Finds out how much more the other side may be given.
+    fn ask_peer(&mut self, side: Side, transform: &mut Transform<'_>) {
+        let backlog = transform.txn().and_then(|txn| match side {
+            Side::Request => txn.server_backlog(),
+            Side::Response => txn.client_backlog(),
+        });
+        // What ATS did not take from us yet comes to that.
+        self.room = PEER_WINDOW.saturating_sub(backlog.unwrap_or(0).saturating_add(transform.output_waiting()));
+        self.blocked = backlog.is_some_and(|waiting| waiting > PEER_WINDOW);
     }
 
     /// Gives the chain what has come.
@@ -339,6 +355,7 @@ impl Course {
                 transform.output_append(&mut bytes.0);
             }
             self.written += len as u64;
+            self.room = self.room.saturating_sub(len);
             // Nothing is moved once the output is shut down.
             self.spare = Some(bytes).filter(|bytes| bytes.0.is_empty());
             if let Some(mut output) = transform.output() {

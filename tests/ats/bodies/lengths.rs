@@ -1,11 +1,12 @@
-//! When the length of what filters make of a response is known before its head is sent.
+//! When the length of a body is known before its head is sent: of what filters make of a response, and of a request that
+//! has come before its filter is called.
 
 use std::thread;
 use std::time::Duration;
 
-use wasm_remap_tests::{Ask, Client};
+use wasm_remap_tests::{Ask, Client, Http2, Sending};
 
-use super::{KIB, MB, builder, expected, origin};
+use super::{KIB, MB, body, builder, expected, origin};
 
 /// A cache hit is in memory: what is not too long is transformed at once, and goes out with its length. A longer one goes
 /// out while it is transformed.
@@ -40,5 +41,34 @@ fn what_has_come_as_a_whole_goes_out_with_its_length() {
             }
         }
         assert_eq!(origin.take_requests().len(), 1, "the others were cache hits, {len} bytes");
+    }
+}
+
+/// Then ATS knows how long it is, framing included.
+#[test]
+fn the_framing_of_a_request_that_has_come_as_a_whole_does_not_count() {
+    let origin = origin();
+    let server = builder(&origin).start();
+    for http2 in [false, true] {
+        for host in ["stream.test", "request.test", "buffer.test"] {
+            for len in [1, 40_000, 150_000, 300_000, 900_000].repeat(8) {
+                let sent = body(len);
+                let hash = sent.hash();
+                let what = format!("{host}, {len} bytes, HTTP/2 {http2}");
+                let ask = Ask::post(host, "/up", sent).sending(Sending::Chunked(5000)).header("x-op", "request:pass");
+                let status = if http2 {
+                    Http2::connect(server.tls_port()).exchange(&ask).map(|response| response.status).ok()
+                } else {
+                    let mut bytes = ask.head();
+                    ask.write_body(&mut bytes, u64::MAX).expect("it is written to memory");
+                    let mut client = Client::connect(server.port());
+                    client.send(bytes);
+                    Some(client.read_response().status)
+                };
+                assert_eq!(status, Some(200), "{what}");
+                let came = origin.last();
+                assert_eq!((came.broken.as_deref(), came.body_len, came.body_hash), (None, len, hash), "{what}");
+            }
+        }
     }
 }
