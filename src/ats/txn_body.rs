@@ -6,11 +6,12 @@ use std::marker::PhantomData;
 use std::ptr::NonNull;
 
 use ats_sys::{
-    TS_EVENT_HTTP_SEND_RESPONSE_HDR, TS_SUCCESS, TSHttpSsnClientVConnGet, TSHttpTxnPostBufferReaderGet,
-    TSHttpTxnServerFdGet, TSHttpTxnServerReqBodyBytesGet, TSHttpTxnServerRequestBodySet, TSHttpTxnServerVConnGet,
-    TSHttpTxnShutDown, TSHttpTxnSsnGet, TSIOBufferReaderAvail, TSIOBufferReaderFree, TSVConnInactivityTimeoutSet,
-    TSVConnReadVIOGet, TSVConnWriteVIOGet, TSVIOBufferGet, TSVIONBytesGet, TSVIONBytesSet, TSVIONDoneGet,
-    TSVIONTodoGet, TSVIOReaderGet, TSVIOReenable, tsapi_bufferreader,
+    TS_EVENT_HTTP_SEND_RESPONSE_HDR, TS_SUCCESS, TSHttpSsnClientVConnGet, TSHttpTxnClientFdGet,
+    TSHttpTxnClientReceivedErrorGet, TSHttpTxnPostBufferReaderGet, TSHttpTxnServerFdGet,
+    TSHttpTxnServerReqBodyBytesGet, TSHttpTxnServerRequestBodySet, TSHttpTxnServerVConnGet, TSHttpTxnShutDown,
+    TSHttpTxnSsnGet, TSIOBufferReaderAvail, TSIOBufferReaderFree, TSVConnInactivityTimeoutSet, TSVConnReadVIOGet,
+    TSVConnWriteVIOGet, TSVIOBufferGet, TSVIONBytesGet, TSVIONBytesSet, TSVIONDoneGet, TSVIONTodoGet, TSVIOReaderGet,
+    TSVIOReenable, tsapi_bufferreader,
 };
 
 use crate::alloc::TsBuf;
@@ -19,6 +20,17 @@ use crate::event::Event;
 use crate::hook::Hook;
 use crate::iobuf::{Reader, to_i64};
 use crate::txn::Txn;
+
+/// What [`Txn::client_left`] answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientLeft {
+    /// Not as far as can be told.
+    No,
+    /// Its end of the connection is closed. What it sent before may still be unread.
+    Connection,
+    /// The stream is over: nothing more will come.
+    Stream,
+}
 
 impl<'t> Txn<'t> {
     /// Has the next re-enabling with an error ([`crate::hook::Hook::error`]) end the transaction without any answer:
@@ -143,6 +155,34 @@ impl Txn<'_> {
                 TSVConnInactivityTimeoutSet(connection, 1);
             }
         }
+    }
+
+    /// Whether the client has reset its stream (`TSHttpTxnClientReceivedErrorGet`), which only HTTP/2 has, or has ended its
+    /// connection, read by ATS or not (`TSHttpTxnClientFdGet`, `poll(2)`).
+    ///
+    /// ATS tells a transform of neither while it waits for more of an HTTP/2 request's body: it stops reading from the
+    /// connection, as for an answer that is to be finished for the cache (`HttpSM::state_watch_for_client_abort`,
+    /// `HttpTunnel::has_consumer_besides_client`), and waits for that body as long as the origin does.
+    #[must_use]
+    pub fn client_left(self) -> ClientLeft {
+        let (mut class, mut code) = (0_u32, 0_u64);
+        let mut fd: c_int = -1;
+        // SAFETY: a live transaction on its thread; the results are ours to write to.
+        let known = unsafe {
+            TSHttpTxnClientReceivedErrorGet(self.as_raw(), &raw mut class, &raw mut code);
+            TSHttpTxnClientFdGet(self.as_raw(), &raw mut fd) == TS_SUCCESS
+        };
+        if class != 0 {
+            return ClientLeft::Stream;
+        }
+        if !known || fd < 0 {
+            return ClientLeft::No;
+        }
+        let mut poll = libc::pollfd { fd, events: libc::POLLRDHUP, revents: 0 };
+        // SAFETY: one place, which is ours.
+        let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
+        let ended = poll.revents & (libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR) != 0;
+        if ready > 0 && ended { ClientLeft::Connection } else { ClientLeft::No }
     }
 
     /// Has ATS stop reading from the origin, or go on (`TSHttpTxnServerVConnGet`, `TSVIONBytesSet`): a body in chunks it

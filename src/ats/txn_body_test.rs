@@ -53,3 +53,23 @@ fn the_rest() {
     fake.set_server_fd(7);
     assert_eq!(txn.server_fd(), Some(7));
 }
+
+#[test]
+fn a_client_is_seen_to_leave() {
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+
+    let fake = FakeTxn::new();
+    let txn = txn(&fake);
+    assert_eq!(txn.client_left(), ClientLeft::No);
+    let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().expect("two ends");
+    fake.set_client_fd(ours.as_raw_fd());
+    theirs.write_all(b"something to read").expect("room");
+    assert_eq!(txn.client_left(), ClientLeft::No);
+    theirs.shutdown(std::net::Shutdown::Write).expect("an open end");
+    assert_eq!(txn.client_left(), ClientLeft::Connection);
+    drop(theirs);
+    assert_eq!(txn.client_left(), ClientLeft::Connection);
+    fake.reset_client();
+    assert_eq!(txn.client_left(), ClientLeft::Stream);
+}

@@ -1,18 +1,23 @@
 //! Bodies on their way through ATS's transforms: from the client or the origin into the chain, and out of it. Here is
 //! what ATS calls; [`crate::course`] has what is done then.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
+use ats::schedule::ScheduledAction;
 use ats::transform::{TransformEvent, TransformHandler, TransformRef, TransformSide};
 use ats::transform_io::Transform;
 use ats::txn::{ConfigKey, Txn};
+use ats::txn_body::ClientLeft;
 use ats::txn_hooks::Attached;
 use engine::Side;
 
 use crate::course::{Course, Input, Next};
 use crate::host::with_host;
 use crate::state::{State, Transaction, watch};
+
+/// How often a client is looked at of whose upload ATS would not say that it has ended.
+const GLANCE: Duration = Duration::from_secs(1);
 
 /// When a body that waits for its reader is looked at again.
 const MOMENT: Duration = Duration::from_millis(2);
@@ -34,7 +39,14 @@ pub(crate) fn add(txn: Txn<'_>, this: &Attached<Transaction>, state: &mut State,
         Side::Request => TransformSide::Request,
         Side::Response => TransformSide::Response,
     };
-    let handler = Body { side, transaction: RefCell::new(Some(this.clone())), course: RefCell::new(Course::of(input)) };
+    let handler = Body {
+        side,
+        transaction: RefCell::new(Some(this.clone())),
+        course: RefCell::new(Course::of(input)),
+        silent: side == Side::Request && txn.client_protocol_contains(c"h2"),
+        glance: Cell::new(None),
+        left_at: Cell::new(None),
+    };
     match txn.transform_add(transform_side, handler) {
         Ok(transform) => {
             state.transforms[side as usize] = Some(Box::new(move || {
@@ -56,6 +68,41 @@ struct Body {
     /// Until the transform is closed.
     transaction: RefCell<Option<Attached<Transaction>>>,
     course: RefCell<Course>,
+    /// ATS does not say when the client breaks off ([`Txn::client_left`]).
+    silent: bool,
+    /// The timer for the next look at the client.
+    glance: Cell<Option<ScheduledAction>>,
+    /// The client's connection was found ended, when so much of the body had come.
+    left_at: Cell<Option<u64>>,
+}
+
+impl Body {
+    /// Whether no more of the body will come, and ATS has not told us.
+    fn is_abandoned(&self, transform: &mut Transform<'_>) -> bool {
+        if transform.input_ended() {
+            return false;
+        }
+        match transform.txn().map(Txn::client_left) {
+            Some(ClientLeft::Stream) => true,
+            Some(ClientLeft::Connection) => {
+                // Perhaps ATS has not read all that came before the end. It has had the time when it reads nothing more.
+                let taken = self.course.borrow().taken();
+                self.left_at.replace(Some(taken)) == Some(taken)
+            }
+            Some(ClientLeft::No) | None => false,
+        }
+    }
+
+    /// Ends a transaction whose client has left.
+    fn abandon_upload(&self, transform: &mut Transform<'_>) {
+        log::debug!("a client broke off its upload");
+        if !self.course.borrow().opened {
+            transform.fail();
+        } else if let Some(txn) = transform.txn() {
+            // ATS would abort at an error now (`HttpSM::tunnel_handler_post`). The origin's side may fail.
+            txn.server_shut_down();
+        }
+    }
 }
 
 impl TransformHandler for Body {
@@ -70,6 +117,14 @@ impl TransformHandler for Body {
             TransformEvent::Error => {
                 transform.fail();
                 return;
+            }
+            TransformEvent::Timer(action) if this.glance.get() == Some(action) => {
+                this.glance.set(None);
+                if this.is_abandoned(transform) {
+                    // Once more after that, if it was of no use.
+                    this.glance.set(this.schedule(GLANCE).ok());
+                    return this.abandon_upload(transform);
+                }
             }
             _ => {}
         }
@@ -100,6 +155,9 @@ impl TransformHandler for Body {
             }
             next
         };
+        if this.silent && this.glance.get().is_none() && !transform.input_ended() {
+            this.glance.set(this.schedule(GLANCE).ok());
+        }
         match next {
             Next::Nothing => {}
             Next::Ready => {

@@ -257,10 +257,8 @@ fn ten_thousand_transactions_that_end_anywhere_leave_nothing() {
         .origin(&origin)
         .tls()
         .stats()
-        // ATS 9.2 takes no notice of an upload by HTTP/2 that is reset, until a time has passed.
+        // ATS 9.2 reads no more from a connection on which an upload was reset.
         .record("proxy.config.http2.no_activity_timeout_in", 5)
-        .record("proxy.config.http.transaction_no_activity_timeout_in", 5)
-        .record("proxy.config.http.transaction_no_activity_timeout_out", 5)
         .record("proxy.config.http.post_copy_size", 200 << 20)
         .record("proxy.config.http2.initial_window_size_in", 200 << 20)
         .record("proxy.config.http.send_100_continue_response", 1);
@@ -278,7 +276,6 @@ fn ten_thousand_transactions_that_end_anywhere_leave_nothing() {
     let mut places: BTreeMap<Place, usize> = BTreeMap::new();
     let mut memory = Vec::new();
     let mut failures: Vec<String> = Vec::new();
-    let mut refusals = 0;
     for quarter in 0..QUARTERS as u64 {
         let share = wanted.div_ceil(QUARTERS * WORKERS as usize);
         let tallies: Vec<Tally> = thread::scope(|scope| {
@@ -293,15 +290,7 @@ fn ten_thousand_transactions_that_end_anywhere_leave_nothing() {
             failures.extend(wrong);
         }
         memory.push(server.rss_kib());
-        // A response that the plugin cannot vouch for is a 502. On a busy machine it is so now and then behind an upload
-        // over HTTP/2 without a length, whose last bytes ATS seems not to have counted (docs/architecture.md). That may
-        // happen to one in a thousand, and to no more.
-        let (refused, wrong): (Vec<_>, Vec<_>) =
-            failures.drain(..).partition(|failure: &String| failure.contains(": 502 with "));
-        refusals += refused.len();
-        refused.iter().for_each(|failure| println!("refused: {failure}"));
-        assert!(wrong.is_empty(), "{} went wrong:\n  {}", wrong.len(), wrong.join("\n  "));
-        assert!(refusals <= 10, "{refusals} refused");
+        assert!(failures.is_empty(), "{} went wrong:\n  {}", failures.len(), failures.join("\n  "));
     }
     let time = begin.elapsed();
 

@@ -1,5 +1,6 @@
 //! Filters for clients that speak HTTP/2: request and response headers, bodies without filters, streams that end early.
 
+use std::thread;
 use std::time::Duration;
 
 use wasm_remap_tests::{
@@ -125,7 +126,7 @@ fn streams_that_end_early_leave_the_others_alone() {
         assert_eq!(client.head(&mut exchange).expect("a head"), 200);
         assert!(client.read(&mut exchange, 100_000).expect("bytes") >= 100_000);
         client.reset(exchange, 8);
-        // In the request. (Where filters see it, ATS ends such a stream by its timeout alone: see docs/architecture.md.)
+        // In the request, which no filter sees.
         let ask = Ask::post("plain.test", "/large", Payload::seed(1, 1_000_000));
         let mut exchange = client.open(&ask).expect("a stream");
         client.send(&mut exchange, 40_000).expect("room");
@@ -146,4 +147,64 @@ fn streams_that_end_early_leave_the_others_alone() {
         assert_eq!(response.status, 200);
         (origin.open_connections() <= 4).then_some(())
     });
+}
+
+/// ATS tells nobody of them while a transform reads, and its own timeouts may take minutes, or never come.
+#[test]
+fn uploads_that_end_early_end_here_and_at_the_origin_soon() {
+    let origin = Origin::start();
+    origin.discard();
+    origin.route("/*", Reply::new(200).body("all"));
+    let mut builder = TrafficServer::builder().origin(&origin).tls().stats();
+    for (host, more) in [("stream.test", ""), ("buffer.test", "    request_body: buffer\n")] {
+        builder = builder
+            .rule(Rule::new(host, "http://{origin}/").tls().wasm([host]))
+            .file(host, &format!("filters:\n  - name: body\n    module: {{guest:body}}\n{more}"));
+    }
+    let server = builder.start();
+    let mut count = 0;
+    for host in ["stream.test", "buffer.test"] {
+        for operation in ["pass", "hold"] {
+            for sending in [Sending::Length, Sending::Chunked(5000)] {
+                for (size, part) in [(65_536, 100), (65_536, 65_000), (1_000_000, 500_000)] {
+                    for gentle in [true, false] {
+                        let mut client = Http2::try_connect(server.tls_port(), 65_535).expect("a connection");
+                        let ask = Ask::post(host, "/", Payload::seed(1, size))
+                            .sending(sending.clone())
+                            .header("x-op", &format!("request:{operation}"));
+                        let mut exchange = client.open(&ask).expect("a stream");
+                        client.send(&mut exchange, part).expect("room");
+                        // Else ATS may learn of the end before anything else.
+                        thread::sleep(Duration::from_millis(20));
+                        if gentle {
+                            client.reset(exchange, 8)
+                        } else {
+                            client.abort()
+                        }
+                        count += 1;
+                    }
+                }
+            }
+        }
+    }
+    wait_until(PATIENCE, "the ends of all uploads", || {
+        let metrics = server.metrics();
+        let number = |name: &str| metrics.get(name).copied().unwrap_or(0);
+        let created = number("wasm_remap.streams_created");
+        assert!(created <= count, "{created} contexts for {count} uploads");
+        let ended = created > 0 && created == number("wasm_remap.streams_deleted");
+        (ended && number("proxy.process.http2.current_client_streams") == 0).then_some(())
+    });
+    // Each met its filter before it ended.
+    assert_eq!(server.metrics()["wasm_remap.streams_created"], count);
+    // One that takes its time is none of them.
+    let mut client = Http2::connect(server.tls_port());
+    let ask = Ask::post("stream.test", "/", Payload::seed(1, 100_000));
+    let mut exchange = client.open(&ask).expect("a stream");
+    for part in [10, 50_000, 70_000] {
+        client.send(&mut exchange, part).expect("room");
+        thread::sleep(Duration::from_millis(2500));
+    }
+    client.send(&mut exchange, u64::MAX).expect("room");
+    assert_eq!(client.head(&mut exchange).expect("a head"), 200);
 }

@@ -45,6 +45,8 @@ pub(crate) struct State {
     protocol: Option<String>,
     shut_down: bool,
     server_fd: Option<c_int>,
+    client_fd: Option<c_int>,
+    client_reset: bool,
     post_buffer: Option<(TSIOBuffer, TSIOBufferReader)>,
     request_body: Option<(*mut c_char, usize)>,
 }
@@ -151,6 +153,16 @@ impl FakeTxn {
     #[must_use]
     pub fn shut_down(&self) -> bool {
         self.state().shut_down
+    }
+
+    /// Sets the socket to the client.
+    pub fn set_client_fd(&self, fd: c_int) {
+        self.state().client_fd = Some(fd);
+    }
+
+    /// Has the client reset its stream, as HTTP/2 allows it to.
+    pub fn reset_client(&self) {
+        self.state().client_reset = true;
     }
 
     /// Sets the socket to the origin.
@@ -510,6 +522,21 @@ extern "C" fn TSHttpTxnServerFdGet(txn: TSHttpTxn, result: *mut c_int) -> TSRetu
     let fd = state(txn).server_fd;
     put(result, fd.unwrap_or(-1));
     if fd.is_some() { TS_SUCCESS } else { TS_ERROR }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSHttpTxnClientFdGet(txn: TSHttpTxn, result: *mut c_int) -> TSReturnCode {
+    let fd = state(txn).client_fd;
+    put(result, fd.unwrap_or(-1));
+    if fd.is_some() { TS_SUCCESS } else { TS_ERROR }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn TSHttpTxnClientReceivedErrorGet(txn: TSHttpTxn, class: *mut u32, code: *mut u64) {
+    let reset = state(txn).client_reset;
+    // HTTP/2's CANCEL, of a stream.
+    put(class, if reset { 2 } else { 0 });
+    put(code, if reset { 8 } else { 0 });
 }
 
 #[unsafe(no_mangle)]
