@@ -69,6 +69,13 @@ impl<'a> Transform<'a> {
         unsafe { Vio::from_raw(TSVConnWriteVIOGet(self.core.vconn.as_ptr())) }
     }
 
+    /// Whether upstream has begun to write, and [`Self::input`] says something (`TSVIOContGet`). It may have nothing to
+    /// write yet: only with the first bytes does ATS call the transform.
+    #[must_use]
+    pub fn input_begun(&mut self) -> bool {
+        self.input().is_some_and(|input| input.has_writer())
+    }
+
     /// Moves bytes of the input that wait, at most `max`, to the end of `buffer`, by reference. Answers how many.
     ///
     /// Does not tell upstream, which writes no more than ATS's buffers hold until it is told.

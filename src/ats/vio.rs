@@ -81,6 +81,13 @@ impl Vio<'_> {
         unsafe { Reader::from_raw(raw) }
     }
 
+    /// Whether there is a writing side, or was one (`TSVIOContGet`).
+    #[must_use]
+    pub fn has_writer(&self) -> bool {
+        // SAFETY: a live VIO.
+        !unsafe { TSVIOContGet(self.raw.as_ptr()) }.is_null()
+    }
+
     /// Takes the first `count` waiting bytes away, or as many as there are, and counts them as done
     /// (`TSIOBufferReaderConsume`, `TSVIONDoneSet`). Answers how many.
     pub fn consume(&mut self, count: usize) -> usize {

@@ -49,6 +49,8 @@ pub(crate) fn add(txn: Txn<'_>, this: &Attached<Transaction>, state: &mut State,
     };
     match txn.transform_add(transform_side, handler) {
         Ok(transform) => {
+            // ATS does not call a transform before the first bytes, and they may never come.
+            transform.look_again(&transform);
             state.transforms[side as usize] = Some(Box::new(move || {
                 // False once it is closed, and then there is nothing to do.
                 let _: bool = TransformRef::wake(&transform);
@@ -77,11 +79,37 @@ struct Body {
 }
 
 impl Body {
-    /// Whether no more of the body will come, and ATS has not told us.
-    fn is_abandoned(&self, transform: &mut Transform<'_>) -> bool {
-        if transform.input_ended() {
-            return false;
+    /// Has the client looked at after a while, where nobody else would.
+    fn look_again(&self, this: &TransformRef<Self>) {
+        if self.silent && self.glance.get().is_none() {
+            // Refused if it is closed, and then there is nothing to see to.
+            self.glance.set(this.schedule(GLANCE).ok());
         }
+    }
+
+    /// Looks whether the client is still there, while more of the body is to come.
+    fn look(&self, this: &TransformRef<Self>, transform: &mut Transform<'_>) {
+        self.glance.set(None);
+        let begun = transform.input_begun();
+        if begun && transform.input_ended() {
+            return;
+        }
+        // Also behind a look that has ended it: for the case that it was of no use.
+        self.look_again(this);
+        if !begun || !self.is_abandoned(transform) {
+            return;
+        }
+        log::debug!("a client broke off its upload");
+        if !self.course.borrow().opened {
+            transform.fail();
+        } else if let Some(txn) = transform.txn() {
+            // ATS would abort at an error now (`HttpSM::tunnel_handler_post`). The origin's side may fail.
+            txn.server_shut_down();
+        }
+    }
+
+    /// Whether no more of the body will come.
+    fn is_abandoned(&self, transform: &Transform<'_>) -> bool {
         match transform.txn().map(Txn::client_left) {
             Some(ClientLeft::Stream) => true,
             Some(ClientLeft::Connection) => {
@@ -90,17 +118,6 @@ impl Body {
                 self.left_at.replace(Some(taken)) == Some(taken)
             }
             Some(ClientLeft::No) | None => false,
-        }
-    }
-
-    /// Ends a transaction whose client has left.
-    fn abandon_upload(&self, transform: &mut Transform<'_>) {
-        log::debug!("a client broke off its upload");
-        if !self.course.borrow().opened {
-            transform.fail();
-        } else if let Some(txn) = transform.txn() {
-            // ATS would abort at an error now (`HttpSM::tunnel_handler_post`). The origin's side may fail.
-            txn.server_shut_down();
         }
     }
 }
@@ -118,14 +135,9 @@ impl TransformHandler for Body {
                 transform.fail();
                 return;
             }
-            TransformEvent::Timer(action) if this.glance.get() == Some(action) => {
-                this.glance.set(None);
-                if this.is_abandoned(transform) {
-                    // Once more after that, if it was of no use.
-                    this.glance.set(this.schedule(GLANCE).ok());
-                    return this.abandon_upload(transform);
-                }
-            }
+            TransformEvent::Timer(action) if this.glance.get() == Some(action) => return this.look(this, transform),
+            // Whoever waits for the transform need not know whether ATS has got to it.
+            TransformEvent::Timer(_) | TransformEvent::Wake if !transform.input_begun() => return,
             _ => {}
         }
         let next = {
@@ -155,9 +167,6 @@ impl TransformHandler for Body {
             }
             next
         };
-        if this.silent && this.glance.get().is_none() && !transform.input_ended() {
-            this.glance.set(this.schedule(GLANCE).ok());
-        }
         match next {
             Next::Nothing => {}
             Next::Ready => {
