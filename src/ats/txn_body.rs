@@ -215,10 +215,23 @@ impl Txn<'_> {
         }
     }
 
-    /// Ends the connection to the origin, if there is one (`shutdown(2)` on [`Self::server_fd`]): ATS finds it closed
-    /// by the origin and goes on to answer with an error.
-    pub fn server_shut_down(self) {
-        if let Some(fd) = self.server_fd() {
+    /// Ends the connection to the origin, if there is one, while the origin is being sent a body: ATS goes on to answer with
+    /// an error.
+    ///
+    /// By `shutdown(2)` on [`Self::server_fd`], which ATS takes for an end by the origin, at once. It gives up on the body then
+    /// (`HttpTunnel::abort_tunnel`), and has an event on its way from the body's transform to the tunnel, which it must
+    /// outlive: where an HTTP/2 client has [left](Self::client_left) it does not. So the connection is made to time out there,
+    /// within a second or so (`TSVConnInactivityTimeoutSet`): then ATS closes the transform.
+    pub fn server_drop(self) {
+        if self.client_protocol_contains(c"h2") && self.client_left() != ClientLeft::No {
+            // SAFETY: a live transaction on its thread, whose connection to the origin, if there is one, lives.
+            unsafe {
+                let connection = TSHttpTxnServerVConnGet(self.as_raw());
+                if !connection.is_null() {
+                    TSVConnInactivityTimeoutSet(connection, 1);
+                }
+            }
+        } else if let Some(fd) = self.server_fd() {
             // SAFETY: a system call on a socket that the transaction keeps open; ATS closes it itself.
             unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
         }

@@ -454,7 +454,7 @@ impl Course {
                 && let Some(txn) = transform.txn()
             {
                 state.reply.get_or_insert_with(|| Box::new(engine::LocalResponse::text(502, "Bad Gateway\n")));
-                txn.server_shut_down();
+                txn.server_drop();
                 return Next::Nothing;
             }
             return Next::Fail;
@@ -516,7 +516,7 @@ impl Course {
             // The origin has a part of it: it sees the connection end, and ATS then asks us for the answer.
             Side::Request => {
                 if let Some(txn) = transform.txn() {
-                    txn.server_shut_down();
+                    txn.server_drop();
                 }
                 Next::Nothing
             }

@@ -94,7 +94,7 @@ impl Body {
         if begun && transform.input_ended() {
             return;
         }
-        // Also behind a look that has ended it: for the case that it was of no use.
+        // Also behind a look that has found it to be left: for the case that what follows was of no use.
         self.look_again(this);
         if !begun || !self.is_abandoned(transform) {
             return;
@@ -104,7 +104,7 @@ impl Body {
             transform.fail();
         } else if let Some(txn) = transform.txn() {
             // ATS would abort at an error now (`HttpSM::tunnel_handler_post`). The origin's side may fail.
-            txn.server_shut_down();
+            txn.server_drop();
         }
     }
 

@@ -142,6 +142,9 @@ impl Library {
                     continue;
                 }
             };
+            if let Some(cache) = cache {
+                prepare_relay(&home, &module, cache);
+            }
             *place = Arc::downgrade(&module);
             return Ok(module);
         }
@@ -272,6 +275,19 @@ fn from_cache(home: &Arc<EngineVariant>, digest: Digest, name: &Source, cache: &
     let module = Module::new(Arc::clone(home), digest, cache.load(home, digest)?).ok()?;
     log::info!(target: "wasm_remap", "{name} is there from the cache, in {:.1?}", begun.elapsed());
     Some(module)
+}
+
+/// Has the module's relay taken from the cache, or kept there: small as it is, to compile it takes as long as to load several
+/// large modules.
+fn prepare_relay(home: &EngineVariant, module: &Module, cache: &Cache) {
+    home.relays.prepare(module.pre.module(), module.abi(), |bytes| {
+        let digest = Digest::of(bytes);
+        cache.load(home, digest).or_else(|| {
+            let relay = wasmtime::Module::new(&home.engine, bytes).ok()?;
+            cache.store(home, digest, &relay);
+            Some(relay)
+        })
+    });
 }
 
 /// Compiles a module, says so if it takes long, and puts the result into the cache.

@@ -17,10 +17,10 @@ use wasm_encoder::{
     CodeSection, ConstExpr, EntityType, ExportKind, ExportSection, Function, FunctionSection, GlobalSection,
     GlobalType, ImportSection, InstructionSink, Module, NameSection, TypeSection, ValType,
 };
-use wasmtime::{AsContextMut, Engine, Extern, Global, Instance, Store, StoreContextMut, TypedFunc, Val};
+use wasmtime::{AsContextMut, Engine, Extern, ExternType, Global, Instance, Store, StoreContextMut, TypedFunc, Val};
 
 use super::callbacks::{Callbacks, HeadersCallback};
-use crate::abi::{Callback, MapType};
+use crate::abi::{AbiVersion, Callback, MapType};
 use crate::host::PseudoHeader;
 use crate::memory::Guest;
 use crate::state::VmState;
@@ -48,7 +48,7 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    /// Of a module with these exports. `None` if nothing is gained by a relay.
+    /// Of a VM with these exports. `None` if nothing is gained by a relay.
     pub(super) fn of(callbacks: &Callbacks) -> Option<Self> {
         let begin = match (&callbacks.context_create, &callbacks.request_headers) {
             (Some(_), Some(HeadersCallback::New(_))) => Some(3),
@@ -56,8 +56,19 @@ impl Shape {
             _ => None,
         };
         let end = [callbacks.done.is_some(), callbacks.log.is_some(), callbacks.delete.is_some()];
-        let shape = Shape { begin, end };
-        if begin.is_some() || shape.ends() { Some(shape) } else { None }
+        Shape { begin, end }.if_useful()
+    }
+
+    fn if_useful(self) -> Option<Self> {
+        if self.begin.is_some() || self.ends() { Some(self) } else { None }
+    }
+
+    /// Of a module all of whose exports are called.
+    fn of_module(module: &wasmtime::Module, abi: AbiVersion) -> Option<Self> {
+        let has = |name| matches!(module.get_export(name), Some(ExternType::Func(_)));
+        let begin = (has("proxy_on_context_create") && has("proxy_on_request_headers"))
+            .then_some(if abi == AbiVersion::V0_1_0 { 2 } else { 3 });
+        Shape { begin, end: ["proxy_on_done", "proxy_on_log", "proxy_on_delete"].map(has) }.if_useful()
     }
 
     /// Whether at least two callbacks follow each other at the end.
@@ -174,7 +185,8 @@ impl Encoder {
     }
 }
 
-/// The relays of one engine, by shape: a handful, each compiled when the first VM of its shape is built.
+/// The relays of one engine, by shape: a handful, each compiled when the first VM of its shape is built, unless it was
+/// [prepared](Self::prepare).
 #[derive(Default)]
 pub(crate) struct Relays(Mutex<HashMap<Shape, wasmtime::Module>>);
 
@@ -187,6 +199,24 @@ impl Relays {
         let module = wasmtime::Module::new(engine, shape.encode())?;
         known.insert(shape, module.clone());
         Ok(module)
+    }
+
+    /// Has the relay ready that VMs of `guest` will need: `compile` knows a better way than to compile it each time. Of a
+    /// module whose exports are not all called, it may be another one; and if it fails, the VM's building will say so.
+    pub(crate) fn prepare(
+        &self,
+        guest: &wasmtime::Module,
+        abi: AbiVersion,
+        compile: impl FnOnce(&[u8]) -> Option<wasmtime::Module>,
+    ) {
+        let Some(shape) = Shape::of_module(guest, abi) else { return };
+        if self.0.lock().contains_key(&shape) {
+            return;
+        }
+        // Not under the lock: it may read files.
+        if let Some(module) = compile(&shape.encode()) {
+            self.0.lock().entry(shape).or_insert(module);
+        }
     }
 }
 
@@ -337,6 +367,39 @@ mod tests {
                 assert_eq!(module.get_export("end").is_some(), bits.count_ones() > 1, "{bits:b}");
             }
         }
+    }
+
+    #[test]
+    fn what_was_prepared_is_what_vms_ask_for() {
+        let engine = Engine::default();
+        let guest = |exports: &[&str]| {
+            let functions = exports.iter().map(|name| format!("(func (export \"{name}\"))"));
+            let bytes = wat::parse_str(format!("(module {})", functions.collect::<String>())).unwrap();
+            wasmtime::Module::new(&engine, bytes).unwrap()
+        };
+        let header = guest(&["proxy_on_context_create", "proxy_on_request_headers", "proxy_on_done", "proxy_on_log"]);
+        let relays = Relays::default();
+        let compiled = std::cell::Cell::new(0);
+        let prepare = |guest: &wasmtime::Module, abi| {
+            relays.prepare(guest, abi, |bytes| {
+                compiled.set(compiled.get() + 1);
+                wasmtime::Module::new(&engine, bytes).ok()
+            });
+        };
+        for (abi, params, count) in [(AbiVersion::V0_2_1, 3, 1), (AbiVersion::V0_2_1, 3, 1), (AbiVersion::V0_1_0, 2, 2)]
+        {
+            prepare(&header, abi);
+            assert_eq!((compiled.get(), relays.0.lock().len()), (count, count), "{abi:?}");
+            let shape = Shape { begin: Some(params), end: [true, true, false] };
+            assert!(relays.0.lock().contains_key(&shape), "{abi:?}");
+        }
+        for useless in [&["proxy_on_context_create", "proxy_on_done"][..], &["proxy_on_request_headers"], &[]] {
+            prepare(&guest(useless), AbiVersion::V0_2_1);
+        }
+        assert_eq!(compiled.get(), 2);
+        // What cannot be had is tried again, by the VM.
+        relays.prepare(&guest(&["proxy_on_done", "proxy_on_delete"]), AbiVersion::V0_2_1, |_| None);
+        assert_eq!(relays.0.lock().len(), 2);
     }
 
     #[test]
