@@ -4,6 +4,7 @@ use std::ffi::c_int;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
+use std::time::Duration;
 
 use ats_sys::{
     TS_EVENT_HTTP_SEND_RESPONSE_HDR, TS_SUCCESS, TSHttpSsnClientVConnGet, TSHttpTxnClientFdGet,
@@ -140,10 +141,12 @@ impl Txn<'_> {
         }
     }
 
-    /// Has the connection to the client time out (`TSVConnInactivityTimeoutSet`), within a second or so, for all that
-    /// share it: ATS ends the transaction then. To end it by `shutdown(2)` would not do: ATS takes that for a client
-    /// that has said all, and waits.
-    pub fn client_time_out(self) {
+    /// Has the connection to the client time out (`TSVConnInactivityTimeoutSet`) when nothing has been read from it or
+    /// written to it for so long, and a second or so, for all that share it: ATS ends the transaction then. To end it by
+    /// `shutdown(2)` would not do: ATS takes that for a client that has said all, and waits.
+    pub fn client_time_out(self, idle: Duration) {
+        // 0 would be no limit.
+        let nanoseconds = i64::try_from(idle.as_nanos()).unwrap_or(i64::MAX).max(1);
         // SAFETY: a live transaction on its thread, whose client's connection lives as long as it is the session's.
         unsafe {
             let session = TSHttpTxnSsnGet(self.as_raw());
@@ -152,7 +155,7 @@ impl Txn<'_> {
             }
             let connection = TSHttpSsnClientVConnGet(session);
             if !connection.is_null() {
-                TSVConnInactivityTimeoutSet(connection, 1);
+                TSVConnInactivityTimeoutSet(connection, nanoseconds);
             }
         }
     }

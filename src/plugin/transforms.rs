@@ -19,6 +19,10 @@ use crate::state::{State, Transaction, watch};
 /// How often a client is looked at of whose upload ATS would not say that it has ended.
 const GLANCE: Duration = Duration::from_secs(1);
 
+/// How long a connection lasts on which nothing moves any more, when ATS has stopped reading from it: what the client asks
+/// for there is not read, and it does not know.
+const DEAF: Duration = Duration::from_secs(10);
+
 /// When a body that waits for its reader is looked at again.
 const MOMENT: Duration = Duration::from_millis(2);
 
@@ -100,11 +104,16 @@ impl Body {
             return;
         }
         log::debug!("a client broke off its upload");
-        if !self.course.borrow().opened {
+        let opened = self.course.borrow().opened;
+        if let Some(txn) = transform.txn() {
+            txn.client_time_out(DEAF);
+            if opened {
+                // ATS would abort at an error now (`HttpSM::tunnel_handler_post`). The origin's side may fail.
+                txn.server_drop();
+            }
+        }
+        if !opened {
             transform.fail();
-        } else if let Some(txn) = transform.txn() {
-            // ATS would abort at an error now (`HttpSM::tunnel_handler_post`). The origin's side may fail.
-            txn.server_drop();
         }
     }
 
@@ -199,7 +208,7 @@ impl TransformHandler for Body {
             );
             with_host(&mut state.stream, |host| {
                 if let Ok((messages, ..)) = host.parts() {
-                    messages.txn().client_time_out();
+                    messages.txn().client_time_out(Duration::ZERO);
                 }
             });
         }

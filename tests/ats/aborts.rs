@@ -257,8 +257,6 @@ fn ten_thousand_transactions_that_end_anywhere_leave_nothing() {
         .origin(&origin)
         .tls()
         .stats()
-        // ATS 9.2 reads no more from a connection on which an upload was reset.
-        .record("proxy.config.http2.no_activity_timeout_in", 5)
         .record("proxy.config.http.post_copy_size", 200 << 20)
         .record("proxy.config.http2.initial_window_size_in", 200 << 20)
         .record("proxy.config.http.send_100_continue_response", 1);

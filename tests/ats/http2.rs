@@ -1,7 +1,7 @@
 //! Filters for clients that speak HTTP/2: request and response headers, bodies without filters, streams that end early.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wasm_remap_tests::{
     Ask, Builder, Client, Framing, Http2, Origin, Payload, Reply, Rule, Sending, TrafficServer, wait_until,
@@ -200,6 +200,15 @@ fn uploads_that_end_early_end_here_and_at_the_origin_soon() {
     });
     // Each met its filter before it ended.
     assert_eq!(server.metrics()["wasm_remap.streams_created"], count);
+    // ATS has stopped reading from such a connection, of which the client knows nothing: it is closed.
+    let mut client = Http2::connect(server.tls_port()).patience(2 * PATIENCE);
+    let mut exchange = client.open(&Ask::post("stream.test", "/", Payload::seed(1, 65_536))).expect("a stream");
+    client.send(&mut exchange, 1000).expect("room");
+    thread::sleep(Duration::from_millis(20));
+    client.reset(exchange, 8);
+    let begin = Instant::now();
+    client.exchange(&Ask::post("stream.test", "/", Payload::seed(1, 1))).expect_err("a closed connection");
+    assert!(begin.elapsed() < PATIENCE + PATIENCE / 2, "closed after {:?}", begin.elapsed());
     // One that takes its time is none of them.
     let mut client = Http2::connect(server.tls_port());
     let ask = Ask::post("stream.test", "/", Payload::seed(1, 100_000));
