@@ -189,6 +189,13 @@ impl<T> TransformRef<T> {
         self.0.core.timers.cancel(action).unwrap_or(false)
     }
 
+    /// Whether its output is open: begun, and neither shut down nor closed.
+    #[must_use]
+    pub fn is_writing(&self) -> bool {
+        let core = &self.0.core;
+        core.closed() == 0 && core.output.get().is_some()
+    }
+
     /// Whether the handler has been told that the transform is closed.
     #[must_use]
     pub fn is_closed(&self) -> bool {

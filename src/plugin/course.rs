@@ -351,6 +351,7 @@ impl Course {
                 transform.output_append(&mut bytes.0);
                 transform.output_write(behind);
                 self.written += (before.len() + behind.len()) as u64;
+                self.room = self.room.saturating_sub(before.len() + behind.len());
             } else {
                 transform.output_append(&mut bytes.0);
             }

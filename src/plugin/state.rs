@@ -14,6 +14,10 @@ use engine::{LocalResponse, Needs, Side, Stream, Verdict};
 use crate::reply;
 use crate::wait::{Wait, Wake};
 
+/// How many turns of the event loop ATS gets for a body that it gave up on. The longest way is three: the transform is called,
+/// ends its output, and that tells the tunnel.
+const TURNS: u32 = 8;
+
 /// A transaction, as its hooks have it.
 pub(crate) struct Transaction {
     /// Of one thread, like everything of a transaction.
@@ -43,6 +47,43 @@ pub(crate) enum Outgoing {
     Sized,
     /// In chunks.
     Chunked,
+}
+
+/// What a transform is asked for by others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// To look at what there is to do. False once it is closed, and then there is nothing to do.
+    Wake,
+    /// Whether it has begun to write, is not through with it, and would not be told if the client left.
+    WritesUnseen,
+}
+
+/// Whether ATS is given the time to be through with a request's body that it gave up on (`HttpTunnel::abort_tunnel`).
+///
+/// Events are on their way then, from that body's transform to the tunnel. The tunnel is a part of the transaction, and where
+/// an HTTP/2 client has left, ATS is through with that on the very stack on which it gave up: the events would meet another's
+/// tunnel, or none. So the hook for the response is held for some turns of the event loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Settling {
+    /// No response has come yet that would ask for it.
+    #[default]
+    No,
+    /// So many turns, and then this is done.
+    Turns(u32, Next),
+    Done,
+}
+
+/// What a hook's handler does last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Re-enable with CONTINUE.
+    Resume,
+    /// Re-enable with ERROR: ATS sends the error answer.
+    Error,
+    /// End the transaction without an answer.
+    Close,
+    /// Keep the transaction; its waker or its timer comes back to it.
+    Hold,
 }
 
 pub(crate) struct State {
@@ -76,8 +117,9 @@ pub(crate) struct State {
     /// The duty to re-enable, while the transaction waits.
     pub(crate) held: Option<Reenable>,
     pub(crate) wait: Wait,
-    /// By side: wakes the transform.
-    pub(crate) transforms: [Option<Box<dyn Fn()>>; 2],
+    /// By side: asks the transform for something.
+    pub(crate) transforms: [Option<Box<dyn Fn(Ask) -> bool>>; 2],
+    pub(crate) settling: Settling,
     pub(crate) over: bool,
 }
 
@@ -102,6 +144,7 @@ impl State {
             held: None,
             wait: Wait::new(wake),
             transforms: [None, None],
+            settling: Settling::No,
             over: false,
         }
     }
@@ -139,13 +182,37 @@ impl State {
 
     /// Has the transforms look at what there is to do.
     pub(crate) fn wake_transforms(&self) {
-        self.transforms.iter().flatten().for_each(|wake| wake());
+        for ask in self.transforms.iter().flatten() {
+            let _: bool = ask(Ask::Wake);
+        }
     }
 
     /// Has the transform of the other side look at what there is to do.
     pub(crate) fn wake_others(&self, side: Side) {
-        let others = Side::ALL.into_iter().filter(|other| *other != side);
-        others.for_each(|other| self.transforms[other as usize].iter().for_each(|wake| wake()));
+        for other in Side::ALL.into_iter().filter(|other| *other != side) {
+            if let Some(ask) = &self.transforms[other as usize] {
+                let _: bool = ask(Ask::Wake);
+            }
+        }
+    }
+
+    /// Whether ATS has to be given time before `next`, at a hook for the response: see [`Settling`].
+    pub(crate) fn has_to_settle(&mut self, next: Next) -> bool {
+        // Once is enough: what ATS gave up on is not taken up again.
+        let unseen = next != Next::Hold
+            && self.settling == Settling::No
+            && self.transforms[Side::Request as usize].as_ref().is_some_and(|ask| ask(Ask::WritesUnseen));
+        if unseen {
+            self.settling = Settling::Turns(TURNS, next);
+        }
+        unseen
+    }
+
+    /// A turn of the event loop is over. What is done now, if it was the last to wait for; `None` where nothing settles.
+    pub(crate) fn settle(&mut self) -> Option<Next> {
+        let Settling::Turns(left, next) = self.settling else { return None };
+        self.settling = if left > 1 { Settling::Turns(left - 1, next) } else { Settling::Done };
+        Some(if left > 1 { Next::Hold } else { next })
     }
 
     /// Whether the response's headers are held.
@@ -162,6 +229,11 @@ impl State {
         self.transforms = [None, None];
         self.reply = None;
     }
+}
+
+/// Sees to it that a transaction that settles is come back to in the next turn.
+pub(crate) fn next_turn(this: &Attached<Transaction>, state: &mut State) {
+    state.wait.next_turn(this);
 }
 
 /// Sees to it that a transaction that waits is come back to.

@@ -24,20 +24,8 @@ use crate::course::Input;
 use crate::host::{ResponseView, TxnHost, with_host};
 use crate::matching::View;
 use crate::rule::Rule;
-use crate::state::{Outgoing, Stage, State, Transaction, watch};
+use crate::state::{Next, Outgoing, Stage, State, Transaction, next_turn, watch};
 use crate::{fault, process, reply, request_body, transforms};
-
-/// What a handler does last.
-enum Next {
-    /// Re-enable with CONTINUE.
-    Resume,
-    /// Re-enable with ERROR: ATS sends the error answer.
-    Error,
-    /// End the transaction without an answer.
-    Close,
-    /// Keep the transaction; its waker or its timer comes back to it.
-    Hold,
-}
 
 /// What DoRemap did.
 #[derive(Debug, Clone, Copy, Default)]
@@ -205,7 +193,13 @@ impl TxnHandler for Transaction {
         }
         let next = {
             let mut state = this.state.borrow_mut();
-            if state.over { Next::Resume } else { at_hook(this, &mut state, event, &mut hook) }
+            let next = if state.over { Next::Resume } else { at_hook(this, &mut state, event, &mut hook) };
+            let of_response = matches!(event, Event::HTTP_READ_RESPONSE_HDR | Event::HTTP_SEND_RESPONSE_HDR);
+            if of_response && !state.over && state.has_to_settle(next) {
+                state.held = Some(hook.pause());
+                return next_turn(this, &mut state);
+            }
+            next
         };
         act(this, next, hook);
     }
@@ -292,6 +286,20 @@ fn wake(this: &Attached<Transaction>) {
             state.held = Some(token);
             return;
         }
+        let hook = match (hook, state.settle()) {
+            (Some(Ok(hook)), Some(Next::Hold)) => {
+                state.held = Some(hook.pause());
+                return next_turn(this, &mut state);
+            }
+            (Some(Ok(hook)), Some(next)) => {
+                if state.stream.deadline().is_some() || state.stream.is_holding() {
+                    watch(this, &mut state);
+                }
+                drop(state);
+                return act(this, next, hook);
+            }
+            (hook, _) => hook,
+        };
         state.progress();
         // Bodies go on, or end, in their transforms.
         state.wake_transforms();

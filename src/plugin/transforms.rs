@@ -14,7 +14,7 @@ use engine::Side;
 
 use crate::course::{Course, Input, Next};
 use crate::host::with_host;
-use crate::state::{State, Transaction, watch};
+use crate::state::{Ask, State, Transaction, watch};
 
 /// How often a client is looked at of whose upload ATS would not say that it has ended.
 const GLANCE: Duration = Duration::from_secs(1);
@@ -22,6 +22,9 @@ const GLANCE: Duration = Duration::from_secs(1);
 /// How long a connection lasts on which nothing moves any more, when ATS has stopped reading from it: what the client asks
 /// for there is not read, and it does not know.
 const DEAF: Duration = Duration::from_secs(10);
+
+/// When a transform that ATS has not got to yet is looked at again, if it has to end.
+const SOON: Duration = Duration::from_millis(100);
 
 /// When a body that waits for its reader is looked at again.
 const MOMENT: Duration = Duration::from_millis(2);
@@ -50,14 +53,15 @@ pub(crate) fn add(txn: Txn<'_>, this: &Attached<Transaction>, state: &mut State,
         silent: side == Side::Request && txn.client_protocol_contains(c"h2"),
         glance: Cell::new(None),
         left_at: Cell::new(None),
+        limited: Cell::new(false),
     };
     match txn.transform_add(transform_side, handler) {
         Ok(transform) => {
             // ATS does not call a transform before the first bytes, and they may never come.
             transform.look_again(&transform);
-            state.transforms[side as usize] = Some(Box::new(move || {
-                // False once it is closed, and then there is nothing to do.
-                let _: bool = TransformRef::wake(&transform);
+            state.transforms[side as usize] = Some(Box::new(move |ask| match ask {
+                Ask::Wake => TransformRef::wake(&transform),
+                Ask::WritesUnseen => transform.silent && transform.is_writing(),
             }));
         }
         Err(error) => state.stream.tell(
@@ -80,6 +84,8 @@ struct Body {
     glance: Cell<Option<ScheduledAction>>,
     /// The client's connection was found ended, when so much of the body had come.
     left_at: Cell<Option<u64>>,
+    /// Its connection has a limit for when nothing moves on it.
+    limited: Cell<bool>,
 }
 
 impl Body {
@@ -95,7 +101,7 @@ impl Body {
     fn look(&self, this: &TransformRef<Self>, transform: &mut Transform<'_>) {
         self.glance.set(None);
         let begun = transform.input_begun();
-        if begun && transform.input_ended() {
+        if begun && transform.input_ended() || transform.txn().is_none() {
             return;
         }
         // Also behind a look that has found it to be left: for the case that what follows was of no use.
@@ -106,7 +112,9 @@ impl Body {
         log::debug!("a client broke off its upload");
         let opened = self.course.borrow().opened;
         if let Some(txn) = transform.txn() {
-            txn.client_time_out(DEAF);
+            if !self.limited.replace(true) {
+                txn.client_time_out(DEAF);
+            }
             if opened {
                 // ATS would abort at an error now (`HttpSM::tunnel_handler_post`). The origin's side may fail.
                 txn.server_drop();
@@ -118,9 +126,11 @@ impl Body {
     }
 
     /// Whether no more of the body will come.
-    fn is_abandoned(&self, transform: &Transform<'_>) -> bool {
+    fn is_abandoned(&self, transform: &mut Transform<'_>) -> bool {
         match transform.txn().map(Txn::client_left) {
             Some(ClientLeft::Stream) => true,
+            // Another stream's upload was reset, say, and this one's had come before.
+            Some(ClientLeft::Connection) if transform.input_is_here(u64::MAX) => false,
             Some(ClientLeft::Connection) => {
                 // Perhaps ATS has not read all that came before the end. It has had the time when it reads nothing more.
                 let taken = self.course.borrow().taken();
@@ -145,8 +155,16 @@ impl TransformHandler for Body {
                 return;
             }
             TransformEvent::Timer(action) if this.glance.get() == Some(action) => return this.look(this, transform),
-            // Whoever waits for the transform need not know whether ATS has got to it.
-            TransformEvent::Timer(_) | TransformEvent::Wake if !transform.input_begun() => return,
+            // Whoever waits for the transform need not know whether ATS has got to it. It has nothing to take yet, but it
+            // may have to say that there is an answer.
+            TransformEvent::Timer(_) | TransformEvent::Wake if !transform.input_begun() => {
+                if transaction.state.borrow().is_ending()
+                    && let Err(error) = this.schedule(SOON)
+                {
+                    log::debug!("a body's transform has no timer: {error}");
+                }
+                return;
+            }
             _ => {}
         }
         let next = {

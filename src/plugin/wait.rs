@@ -30,27 +30,37 @@ impl Wait {
         Wait { wake, resumer: None, armed: None }
     }
 
-    /// Sets the timer to the stream's deadline, and has filters' calls to go on come here.
-    pub(crate) fn watch(&mut self, stream: &Stream, this: &Attached<Transaction>) {
-        let Some(thread) = EventThread::current() else { return };
-        let resumer = match &self.resumer {
-            Some(resumer) => Arc::clone(resumer),
-            None => match Continuation::new(Resumer {
+    /// What calls back; made when it is first asked for.
+    fn resumer(&mut self, this: &Attached<Transaction>) -> Option<Arc<Continuation<Resumer>>> {
+        if self.resumer.is_none() {
+            let resumer = Continuation::new(Resumer {
                 wake: self.wake,
                 transaction: Mutex::new(Some(SendWrapper::new(this.clone()))),
                 timer: Mutex::default(),
-            }) {
-                Ok(resumer) => Arc::clone(self.resumer.insert(Arc::new(resumer))),
-                Err(error) => {
-                    crate::logs::tell(
-                        "a paused transaction has no timer",
-                        None,
-                        format_args!("a paused transaction has no timer: {error}"),
-                    );
-                    return;
-                }
-            },
-        };
+            });
+            match resumer {
+                Ok(resumer) => self.resumer = Some(Arc::new(resumer)),
+                Err(error) => crate::logs::tell(
+                    "a paused transaction has no timer",
+                    None,
+                    format_args!("a paused transaction has no timer: {error}"),
+                ),
+            }
+        }
+        self.resumer.clone()
+    }
+
+    /// Comes back in the next turn of the event loop. The deadline's timer is gone then: whoever is woken asks for it again.
+    pub(crate) fn next_turn(&mut self, this: &Attached<Transaction>) {
+        if let (Some(thread), Some(resumer)) = (EventThread::current(), self.resumer(this)) {
+            (*resumer).as_ref().share().arm((*resumer).as_ref(), Duration::ZERO, thread);
+            self.armed = None;
+        }
+    }
+
+    /// Sets the timer to the stream's deadline, and has filters' calls to go on come here.
+    pub(crate) fn watch(&mut self, stream: &Stream, this: &Attached<Transaction>) {
+        let (Some(thread), Some(resumer)) = (EventThread::current(), self.resumer(this)) else { return };
         let deadline = stream.deadline();
         if let Some(deadline) = deadline.filter(|_| self.armed != deadline) {
             // ATS's timers may be early, since its clock stands still while a thread works: then this runs again.

@@ -74,13 +74,7 @@ fn a_response_that_breaks_off_is_not_taken_for_whole() {
 #[test]
 fn a_request_that_breaks_off_is_not_taken_for_whole() {
     let origin = origin();
-    // ATS 9.2 takes no notice of an upload by HTTP/2 that is reset, nor of its connection's end: it is a timeout that ends
-    // the transaction, with filters or without.
-    let server = builder(&origin)
-        .record("proxy.config.http2.no_activity_timeout_in", 1)
-        .record("proxy.config.http.transaction_no_activity_timeout_in", 1)
-        .record("proxy.config.http.transaction_no_activity_timeout_out", 1)
-        .start();
+    let server = builder(&origin).start();
     for host in ["stream.test", "buffer.test"] {
         for sending in [Sending::Length, Sending::Chunked(10_000)] {
             for operation in ["pass", "append", "hold", "replace"] {
