@@ -18,6 +18,9 @@
 //! lives on until the transaction is over, for which it is added to TXN_CLOSE: ATS, when a transform fails before its
 //! output was opened, closes it a second time then (`HttpSM::transform_cleanup`), and aborts if it is gone.
 //!
+//! A transform that ATS has left open when the transaction is over it has forgotten: the handler is told that it is closed, by an
+//! abort, and it ends there.
+//!
 //! The other traps of [`crate::cont`] are met as there: a handler gets a shared reference, each call on the stack keeps
 //! the data alive, and after a panic the handler is only called to [let go](TransformHandler::abandon) and to close.
 
@@ -33,7 +36,7 @@ use std::time::Duration;
 use ats_sys::{
     TS_HTTP_REQUEST_TRANSFORM_HOOK, TS_HTTP_RESPONSE_TRANSFORM_HOOK, TS_VC_CLOSE_ABORT, TSCont, TSContDataGet,
     TSContDataSet, TSContDestroy, TSContThreadAffinitySet, TSEvent, TSHttpHookID, TSHttpTxnHookAdd, TSTransformCreate,
-    TSTransformOutputVConnGet, TSVConnClose, TSVConnClosedGet, tsapi_cont, tsapi_httptxn, tsapi_vio,
+    TSTransformOutputVConnGet, TSVConnClose, TSVConnClosedGet, TSVConnShutdown, tsapi_cont, tsapi_httptxn, tsapi_vio,
 };
 
 use crate::error::{Error, Result};
@@ -126,6 +129,8 @@ pub(crate) struct Core {
     pub(crate) txn: Cell<Option<NonNull<tsapi_httptxn>>>,
     /// Upstream has been told the end.
     pub(crate) ended: Cell<bool>,
+    /// ATS has left it behind, open.
+    forgotten: Cell<bool>,
     /// The handler has been told of the closing.
     released: Cell<bool>,
     poisoned: Cell<bool>,
@@ -231,6 +236,7 @@ impl Txn<'_> {
             buffer: RefCell::default(),
             txn: Cell::new(NonNull::new(self.as_raw())),
             ended: Cell::new(false),
+            forgotten: Cell::new(false),
             released: Cell::new(false),
             poisoned: Cell::new(false),
             destroyed: Cell::new(false),
@@ -257,7 +263,7 @@ impl Txn<'_> {
 impl Core {
     /// `TSVConnClosedGet`: 0, or how it was closed.
     pub(crate) fn closed(&self) -> c_int {
-        if self.released.get() {
+        if self.released.get() || self.forgotten.get() {
             return TS_VC_CLOSE_ABORT;
         }
         // SAFETY: not destroyed, or it would have been released before.
@@ -270,13 +276,23 @@ impl Core {
         NonNull::new(unsafe { TSTransformOutputVConnGet(self.vconn.as_ptr()) })
     }
 
-    /// TXN_CLOSE. ATS has closed all transforms that it knows by now; one that was added too late it has not.
+    /// TXN_CLOSE. ATS has closed all transforms that it knows by now; one that was added too late it has not, and one whose
+    /// body it gave up on ([`Txn::server_drop`]) it leaves behind, with whatever leads to it.
     fn transaction_over(&self) {
         self.txn.set(None);
-        if self.closed() == 0 && self.output_vconn().is_none() {
-            // SAFETY: alive, and never started, so that nobody else will close it. Its event is still to come.
-            unsafe { TSVConnClose(self.vconn.as_ptr()) };
+        if self.closed() != 0 {
+            return;
         }
+        let Some(output) = self.output_vconn() else {
+            // SAFETY: alive, and never started, so that nobody else will close it. Its event is still to come.
+            return unsafe { TSVConnClose(self.vconn.as_ptr()) };
+        };
+        if self.output.take().is_some() {
+            // SAFETY: a live connection of this thread. Its reader goes with us, and nobody reads there any more.
+            unsafe { TSVConnShutdown(output.as_ptr(), 0, 1) };
+        }
+        // To close it would have its output call who read from that: a tunnel whose transaction is about to go.
+        self.forgotten.set(true);
     }
 }
 
