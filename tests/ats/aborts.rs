@@ -109,8 +109,7 @@ fn plan(dice: &mut Dice) -> Plan {
         Whole | InResponse => dice.one(&["length", "chunked", "cached", "close"]),
         BeforeResponse => "late",
         AtOrigin => dice.one(&["cut", "reset", "chunked-reset", "nothing", "early"]),
-        InRequest => dice.one(&["length", "length", "early"]),
-        AtFilter => "length",
+        InRequest | AtFilter => "length",
     };
     let down = match place {
         // A part of a response needs one that is larger than what waits in sockets.
