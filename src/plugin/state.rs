@@ -58,6 +58,9 @@ pub(crate) enum Ask {
     WritesUnseen,
 }
 
+/// How a transform is asked.
+pub(crate) type Asked = Box<dyn Fn(Ask) -> bool>;
+
 /// Whether ATS is given the time to be through with a request's body that it gave up on (`HttpTunnel::abort_tunnel`).
 ///
 /// Events are on their way then, from that body's transform to the tunnel. The tunnel is a part of the transaction, and where
@@ -118,7 +121,7 @@ pub(crate) struct State {
     pub(crate) held: Option<Reenable>,
     pub(crate) wait: Wait,
     /// By side: asks the transform for something.
-    pub(crate) transforms: [Option<Box<dyn Fn(Ask) -> bool>>; 2],
+    pub(crate) transforms: [Option<Asked>; 2],
     pub(crate) settling: Settling,
     pub(crate) over: bool,
 }
