@@ -18,8 +18,8 @@
 //! lives on until the transaction is over, for which it is added to TXN_CLOSE: ATS, when a transform fails before its
 //! output was opened, closes it a second time then (`HttpSM::transform_cleanup`), and aborts if it is gone.
 //!
-//! A transform that ATS has left open when the transaction is over it has forgotten: the handler is told that it is closed, by an
-//! abort, and it ends there.
+//! A transform that ATS has left open when the transaction is over it has forgotten: soon after, the handler is told that it is
+//! closed, by an abort.
 //!
 //! The other traps of [`crate::cont`] are met as there: a handler gets a shared reference, each call on the stack keeps
 //! the data alive, and after a panic the handler is only called to [let go](TransformHandler::abandon) and to close.
@@ -67,6 +67,10 @@ impl TransformSide {
         }
     }
 }
+
+/// How long a transform that ATS has left open stays when the transaction is over: events of its output, which nobody
+/// answers any more, may be on their way.
+const LINGER: Duration = Duration::from_millis(100);
 
 /// What a transform is called for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,7 +133,8 @@ pub(crate) struct Core {
     pub(crate) txn: Cell<Option<NonNull<tsapi_httptxn>>>,
     /// Upstream has been told the end.
     pub(crate) ended: Cell<bool>,
-    /// ATS has left it behind, open.
+    /// ATS has left it behind, open: when that ends.
+    lingering: Cell<Option<ScheduledAction>>,
     forgotten: Cell<bool>,
     /// The handler has been told of the closing.
     released: Cell<bool>,
@@ -236,6 +241,7 @@ impl Txn<'_> {
             buffer: RefCell::default(),
             txn: Cell::new(NonNull::new(self.as_raw())),
             ended: Cell::new(false),
+            lingering: Cell::new(None),
             forgotten: Cell::new(false),
             released: Cell::new(false),
             poisoned: Cell::new(false),
@@ -283,15 +289,21 @@ impl Core {
         if self.closed() != 0 {
             return;
         }
-        let Some(output) = self.output_vconn() else {
+        if self.output_vconn().is_none() {
             // SAFETY: alive, and never started, so that nobody else will close it. Its event is still to come.
-            return unsafe { TSVConnClose(self.vconn.as_ptr()) };
-        };
-        if self.output.take().is_some() {
+            unsafe { TSVConnClose(self.vconn.as_ptr()) };
+        } else {
+            // Without a timer it stays, and leaks.
+            self.lingering.set(self.timers.schedule(LINGER).ok());
+        }
+    }
+
+    /// It has lingered. To close it would have its output call who read from that: a tunnel that is no more.
+    fn forget(&self) {
+        if let Some(output) = self.output.take().and_then(|_| self.output_vconn()) {
             // SAFETY: a live connection of this thread. Its reader goes with us, and nobody reads there any more.
             unsafe { TSVConnShutdown(output.as_ptr(), 0, 1) };
         }
-        // To close it would have its output call who read from that: a tunnel whose transaction is about to go.
         self.forgotten.set(true);
     }
 }
@@ -330,6 +342,9 @@ fn call<T: TransformHandler>(this: &TransformRef<T>, event: Event, hook: Option<
     let timer = if event.is_timer() { core.timers.fired(edata) } else { None };
     if hook.is_some() {
         core.transaction_over();
+    }
+    if timer.is_some_and(|(action, _)| core.lingering.get() == Some(action)) && core.closed() == 0 {
+        core.forget();
     }
     if core.closed() != 0 {
         release(this);
