@@ -291,7 +291,8 @@ fn ats_has_room_for_so_many() {
 fn the_endpoint_serves_one_path_and_waits_for_its_port() {
     let origin = Origin::start();
     let lease = Lease::take();
-    let taken = TcpListener::bind(("127.0.0.1", lease.port())).expect("a port of our own");
+    // Whoever starts a process meanwhile may hold the lease's own look at it for a moment.
+    let taken = wait_until(PATIENCE, "a port of our own", || TcpListener::bind(("127.0.0.1", lease.port())).ok());
     let server = builder(&origin, &lease).file("a.yaml", &file(&filter("pause", "pause", "    body: none\n"))).start();
     let waits = || server.diags().lines().filter(|line| line.contains("metrics cannot be served on")).count();
     wait_until(PATIENCE, "a word on the port", || (waits() > 0).then_some(()));
