@@ -301,7 +301,8 @@ impl Core {
     /// It has lingered. To close it would have its output call who read from that: a tunnel that is no more.
     fn forget(&self) {
         if let Some(output) = self.output.take().and_then(|_| self.output_vconn()) {
-            // SAFETY: a live connection of this thread. Its reader goes with us, and nobody reads there any more.
+            // SAFETY: a connection of this thread. What ATS reads at the end of the row it never frees then; another transform of
+            // the row lingers as well, and behind us: it was added, and its TXN_CLOSE came, after ours. Its reader goes with us.
             unsafe { TSVConnShutdown(output.as_ptr(), 0, 1) };
         }
         self.forgotten.set(true);

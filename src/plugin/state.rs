@@ -211,13 +211,6 @@ impl State {
         unseen
     }
 
-    /// A turn of the event loop is over. What is done now, if it was the last to wait for; `None` where nothing settles.
-    pub(crate) fn settle(&mut self) -> Option<Next> {
-        let Settling::Turns(left, next) = self.settling else { return None };
-        self.settling = if left > 1 { Settling::Turns(left - 1, next) } else { Settling::Done };
-        Some(if left > 1 { Next::Hold } else { next })
-    }
-
     /// Whether the response's headers are held.
     pub(crate) fn holds_response(&self) -> bool {
         self.stream.holds_headers(Side::Response).is_some()
@@ -234,9 +227,9 @@ impl State {
     }
 }
 
-/// Sees to it that a transaction that settles is come back to in the next turn.
-pub(crate) fn next_turn(this: &Attached<Transaction>, state: &mut State) {
-    state.wait.next_turn(this);
+/// Sees to it that a transaction that settles is come back to in the next turn. False if it is not: then it must not wait.
+pub(crate) fn next_turn(this: &Attached<Transaction>, state: &mut State) -> bool {
+    state.wait.next_turn(this)
 }
 
 /// Sees to it that a transaction that waits is come back to.

@@ -24,7 +24,7 @@ use crate::course::Input;
 use crate::host::{ResponseView, TxnHost, with_host};
 use crate::matching::View;
 use crate::rule::Rule;
-use crate::state::{Next, Outgoing, Stage, State, Transaction, next_turn, watch};
+use crate::state::{Next, Outgoing, Settling, Stage, State, Transaction, next_turn, watch};
 use crate::{fault, process, reply, request_body, transforms};
 
 /// What DoRemap did.
@@ -195,9 +195,9 @@ impl TxnHandler for Transaction {
             let mut state = this.state.borrow_mut();
             let next = if state.over { Next::Resume } else { at_hook(this, &mut state, event, &mut hook) };
             let of_response = matches!(event, Event::HTTP_READ_RESPONSE_HDR | Event::HTTP_SEND_RESPONSE_HDR);
-            if of_response && !state.over && state.has_to_settle(next) {
+            if of_response && !state.over && state.has_to_settle(next) && next_turn(this, &mut state) {
                 state.held = Some(hook.pause());
-                return next_turn(this, &mut state);
+                return;
             }
             next
         };
@@ -286,12 +286,14 @@ fn wake(this: &Attached<Transaction>) {
             state.held = Some(token);
             return;
         }
-        let hook = match (hook, state.settle()) {
-            (Some(Ok(hook)), Some(Next::Hold)) => {
-                state.held = Some(hook.pause());
-                return next_turn(this, &mut state);
-            }
-            (Some(Ok(hook)), Some(next)) => {
+        let hook = match (hook, state.settling) {
+            (Some(Ok(hook)), Settling::Turns(left, next)) => {
+                if left > 1 && next_turn(this, &mut state) {
+                    state.settling = Settling::Turns(left - 1, next);
+                    state.held = Some(hook.pause());
+                    return;
+                }
+                state.settling = Settling::Done;
                 if state.stream.deadline().is_some() || state.stream.is_holding() {
                     watch(this, &mut state);
                 }

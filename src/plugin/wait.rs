@@ -50,12 +50,12 @@ impl Wait {
         self.resumer.clone()
     }
 
-    /// Comes back in the next turn of the event loop. The deadline's timer is gone then: whoever is woken asks for it again.
-    pub(crate) fn next_turn(&mut self, this: &Attached<Transaction>) {
-        if let (Some(thread), Some(resumer)) = (EventThread::current(), self.resumer(this)) {
-            (*resumer).as_ref().share().arm((*resumer).as_ref(), Duration::ZERO, thread);
-            self.armed = None;
-        }
+    /// Comes back in the next turn of the event loop; false if it will not. The deadline's timer is gone then: whoever is woken
+    /// asks for it again.
+    pub(crate) fn next_turn(&mut self, this: &Attached<Transaction>) -> bool {
+        let (Some(thread), Some(resumer)) = (EventThread::current(), self.resumer(this)) else { return false };
+        self.armed = None;
+        (*resumer).as_ref().share().arm((*resumer).as_ref(), Duration::ZERO, thread)
     }
 
     /// Sets the timer to the stream's deadline, and has filters' calls to go on come here.
@@ -65,7 +65,8 @@ impl Wait {
         if let Some(deadline) = deadline.filter(|_| self.armed != deadline) {
             // ATS's timers may be early, since its clock stands still while a thread works: then this runs again.
             let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-            (*resumer).as_ref().share().arm((*resumer).as_ref(), left, thread);
+            // Without one, the transaction waits for whoever resumes it.
+            let _: bool = (*resumer).as_ref().share().arm((*resumer).as_ref(), left, thread);
         }
         self.armed = deadline;
         stream.set_waker(Box::new(move || {
@@ -121,8 +122,8 @@ impl Handler for Resumer {
 }
 
 impl Resumer {
-    /// Sets the timer, in place of an earlier one. On the transaction's thread.
-    fn arm(&self, cont: ContRef<'_, Self>, delay: Duration, thread: EventThread) {
+    /// Sets the timer, in place of an earlier one. On the transaction's thread. False if there is none.
+    fn arm(&self, cont: ContRef<'_, Self>, delay: Duration, thread: EventThread) -> bool {
         let mut timer = self.timer.lock();
         if let Some(earlier) = timer.take() {
             // False if it is the one that brought us here.
@@ -136,5 +137,6 @@ impl Resumer {
                 format_args!("a paused transaction has no timer: {error}"),
             ),
         }
+        timer.is_some()
     }
 }
