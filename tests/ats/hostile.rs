@@ -299,7 +299,8 @@ fn percentile(times: &[Duration], percent: f64) -> Duration {
 /// The innocent rule beside each hostile one, and beside a good one under the same load, in turns.
 #[test]
 fn other_rules_do_not_notice() {
-    const TURNS: usize = 3;
+    // Of many, for the machine itself may stop for 50 ms, for nearly one request in a hundred.
+    const TURNS: usize = 8;
     const SLICE: Duration = Duration::from_millis(500);
     let origin = Origin::start();
     let lease = Lease::take();
@@ -312,12 +313,7 @@ fn other_rules_do_not_notice() {
         // Whoever shares a thread with one that is about to be stopped waits for it once.
         let budget = held + Duration::from_millis(10);
         let p99 = |times: &[Duration]| percentile(times, 99.0);
-        let is_noticed = |good: &[Duration], bad: &[Duration]| p99(bad) > p99(good).mul_f64(1.5) + budget;
-        // A machine that itself stops for a while, for one in a hundred, makes anything of so few: then there are more.
-        for turn in 0..4 * TURNS {
-            if turn >= TURNS && !is_noticed(&beside_good, &beside_bad) {
-                break;
-            }
+        for _ in 0..TURNS {
             beside_good.extend(slice(&server, "control.test", SLICE));
             beside_bad.extend(slice(&server, &hostile.host(), SLICE));
         }
@@ -340,7 +336,7 @@ fn other_rules_do_not_notice() {
             beside_bad.len(),
         );
         ratios.push(ratio);
-        assert!(!is_noticed(&beside_good, &beside_bad), "{}: p99 {good:?} and {bad:?}", hostile.name);
+        assert!(bad <= good.mul_f64(1.5) + budget, "{}: p99 {good:?} and {bad:?}", hostile.name);
         all_good.append(&mut beside_good);
         all_bad.append(&mut beside_bad);
     }
